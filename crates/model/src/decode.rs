@@ -1,0 +1,273 @@
+//! One decoding step on the CPU without a graph: packed weights, a caller-owned cache, rows that do not see each other.
+//!
+//! A step takes a span of tokens a row (a whole prompt, or the one token sampled last) and gives the logits behind its
+//! last token. Rows are shared out over the threads for the whole depth of the model, so a step synchronises once.
+//! The twin is [`crate::qwen2::Qwen2::scores`]: a test holds that both give the same log-probabilities.
+
+use crate::cache::{KvCache, LANES, Slot};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::kernels::packed::Packed;
+use crate::kernels::{math, vectorized};
+use crate::ops::RopeTable;
+use crate::qwen2::Qwen2;
+use candle_core::{DType, Storage, Tensor};
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// The weights of one block, packed; projections that share an input are stacked.
+struct PackedLayer {
+    input_norm: Vec<f32>,
+    qkv: Packed,
+    qkv_bias: Vec<f32>,
+    o: Packed,
+    post_norm: Vec<f32>,
+    gate_up: Packed,
+    down: Packed,
+}
+
+/// A decoder's weights, packed for generation.
+pub struct Decoder {
+    config: Config,
+    embedding: Vec<f32>,
+    layers: Vec<PackedLayer>,
+    norm: Vec<f32>,
+    head: Packed,
+    rope: RopeTable,
+}
+
+/// What one row feeds in a step.
+pub struct Span<'a> {
+    /// Tokens that follow what the slot already holds; at least one.
+    pub tokens: Cow<'a, [u32]>,
+    /// The row's place in the cache.
+    pub slot: &'a mut Slot,
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let start = layout.start_offset();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()].to_vec()),
+        _ => Err(Error::Unsupported("the packed decoder runs on the CPU".into())),
+    }
+}
+
+impl Decoder {
+    /// Packs a model's current weights: a copy, made anew after each update.
+    ///
+    /// # Errors
+    /// When the weights are not f32 on the CPU.
+    pub fn pack(model: &Qwen2) -> Result<Self> {
+        let config = model.config().clone();
+        if !model.device().is_cpu() || model.embedding.dtype() != DType::F32 {
+            return Err(Error::Unsupported("the packed decoder needs f32 weights on the CPU".into()));
+        }
+        let (h, inner) = (config.hidden_size, config.heads.query * config.heads.dim);
+        let stack = |parts: &[&Tensor], k: usize| -> Result<Packed> {
+            let parts = parts.iter().map(|t| values(t)).collect::<Result<Vec<_>>>()?;
+            Ok(Packed::stack(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), k))
+        };
+        let layers = model
+            .layers
+            .iter()
+            .map(|l| {
+                Ok(PackedLayer {
+                    input_norm: values(&l.input_norm)?,
+                    qkv: stack(&[&l.q.0, &l.k.0, &l.v.0], h)?,
+                    qkv_bias: [values(&l.q.1)?, values(&l.k.1)?, values(&l.v.1)?].concat(),
+                    o: stack(&[&l.o], inner)?,
+                    post_norm: values(&l.post_norm)?,
+                    gate_up: stack(&[&l.gate, &l.up], h)?,
+                    down: stack(&[&l.down], config.intermediate_size)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            embedding: values(&model.embedding)?,
+            layers,
+            norm: values(&model.norm)?,
+            head: stack(&[model.head_weight()], h)?,
+            rope: model.rope.clone(),
+            config,
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// An empty cache of `slots` sequences of up to `capacity` tokens.
+    pub fn cache(&self, slots: usize, capacity: usize) -> KvCache {
+        KvCache::new(&self.config, slots, capacity)
+    }
+
+    /// Feeds the spans, and calls `pick(row, logits)` for each row with the logits `[vocab]` behind its last token;
+    /// what it returns comes back in the order of the rows. Rows may run in parallel.
+    ///
+    /// # Errors
+    /// When a token is beyond the vocabulary or a sequence beyond the cache or the model's positions.
+    pub fn step<T: Send>(&self, mut spans: Vec<Span>, pick: impl Fn(usize, &mut [f32]) -> T + Sync) -> Result<Vec<T>> {
+        for span in &spans {
+            self.check(span)?;
+        }
+        let rows_per_thread = spans.len().div_ceil(rayon::current_num_threads()).max(1);
+        let picked: Vec<Vec<T>> = spans
+            .par_chunks_mut(rows_per_thread)
+            .enumerate()
+            .map(|(chunk, spans)| {
+                let mut logits = self.forward(spans);
+                let rows = logits.chunks_exact_mut(self.config.vocab_size).enumerate();
+                rows.map(|(row, logits)| pick(chunk * rows_per_thread + row, logits)).collect()
+            })
+            .collect();
+        Ok(picked.into_iter().flatten().collect())
+    }
+
+    fn check(&self, span: &Span) -> Result<()> {
+        let vocab = self.config.vocab_size;
+        let end = span.slot.len() + span.tokens.len();
+        if span.tokens.is_empty() {
+            return Err(Error::Unsupported("a decoding step needs at least one token a row".into()));
+        }
+        if let Some(token) = span.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
+        }
+        let limit = span.slot.capacity().min(self.config.max_positions);
+        if end > limit {
+            return Err(Error::Unsupported(format!("a sequence of {end} tokens is beyond the limit of {limit}")));
+        }
+        Ok(())
+    }
+
+    /// The whole model over a few rows, on the calling thread; logits of the last token of each, `[rows, vocab]`.
+    fn forward(&self, spans: &mut [Span]) -> Vec<f32> {
+        let Config { hidden_size: h, heads, intermediate_size: inner, .. } = self.config;
+        let eps = self.config.rms_norm_eps as f32;
+        let tokens: usize = spans.iter().map(|s| s.tokens.len()).sum();
+        let mut x = Vec::with_capacity(tokens * h);
+        for token in spans.iter().flat_map(|s| s.tokens.iter()) {
+            x.extend_from_slice(&self.embedding[*token as usize * h..][..h]);
+        }
+        let mut buffers = Buffers::new(tokens, &self.config);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let Buffers { normed, qkv, mixed, gate_up, gated, update } = &mut buffers;
+            norm_rows(&x, &layer.input_norm, eps, normed);
+            layer.qkv.matmul(normed, qkv);
+            self.attend(index, &layer.qkv_bias, spans, qkv, mixed);
+            layer.o.matmul(mixed, update);
+            add(&mut x, update);
+            norm_rows(&x, &layer.post_norm, eps, normed);
+            layer.gate_up.matmul(normed, gate_up);
+            gate(gate_up, inner, gated);
+            layer.down.matmul(gated, update);
+            add(&mut x, update);
+        }
+        debug_assert_eq!(heads.query % heads.key_value, 0);
+        self.logits(spans, &x, eps)
+    }
+
+    fn logits(&self, spans: &mut [Span], x: &[f32], eps: f32) -> Vec<f32> {
+        let h = self.config.hidden_size;
+        let mut last = Vec::with_capacity(spans.len() * h);
+        let mut end = 0;
+        for span in spans.iter_mut() {
+            end += span.tokens.len();
+            span.slot.advance(span.tokens.len());
+            last.extend_from_slice(&x[(end - 1) * h..end * h]);
+        }
+        let mut normed = vec![0.0; last.len()];
+        norm_rows(&last, &self.norm, eps, &mut normed);
+        let mut logits = vec![0.0; spans.len() * self.config.vocab_size];
+        self.head.matmul(&normed, &mut logits);
+        logits
+    }
+
+    /// Adds biases, rotates queries and keys, writes the cache and attends; `mixed: [tokens, query * dim]`.
+    fn attend(&self, layer: usize, bias: &[f32], spans: &mut [Span], qkv: &mut [f32], mixed: &mut [f32]) {
+        let heads = self.config.heads;
+        let (q_width, kv_width) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let width = q_width + 2 * kv_width;
+        let group = heads.query / heads.key_value;
+        let mut rows = qkv.chunks_exact_mut(width).zip(mixed.chunks_exact_mut(q_width));
+        let longest = spans.iter().map(|s| s.slot.len() + s.tokens.len()).max().unwrap_or(0);
+        let mut scores = vec![0.0; longest.next_multiple_of(LANES)];
+        for span in spans {
+            let first = span.slot.len();
+            for (position, (qkv, mixed)) in (first..first + span.tokens.len()).zip(&mut rows) {
+                vectorized!({
+                    math::axpy(qkv, 1.0, bias);
+                    let (cos, sin) = self.rope.at(position);
+                    for head in qkv[..q_width + kv_width].chunks_exact_mut(heads.dim) {
+                        math::rotate(head, cos, sin);
+                    }
+                });
+                let (q, kv) = qkv.split_at(q_width);
+                let (k, v) = kv.split_at(kv_width);
+                for head in 0..heads.key_value {
+                    let at = head * heads.dim..(head + 1) * heads.dim;
+                    let mut cache = span.slot.head(layer, head);
+                    cache.write(position, &k[at.clone()], &v[at]);
+                    let queries = head * group * heads.dim..(head + 1) * group * heads.dim;
+                    cache.seen(position + 1).attend(&q[queries.clone()], &mut mixed[queries], &mut scores);
+                }
+            }
+        }
+    }
+}
+
+/// Working space of one forward pass.
+struct Buffers {
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    mixed: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    update: Vec<f32>,
+}
+
+impl Buffers {
+    fn new(tokens: usize, config: &Config) -> Self {
+        let heads = config.heads;
+        let (q, kv) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let of = |width: usize| vec![0.0; tokens * width];
+        Self {
+            normed: of(config.hidden_size),
+            qkv: of(q + 2 * kv),
+            mixed: of(q),
+            gate_up: of(2 * config.intermediate_size),
+            gated: of(config.intermediate_size),
+            update: of(config.hidden_size),
+        }
+    }
+}
+
+fn norm_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    vectorized!({
+        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
+            math::rms_norm_row(x, w, eps, y);
+        }
+    });
+}
+
+fn add(x: &mut [f32], update: &[f32]) {
+    vectorized!({
+        for (x, u) in x.iter_mut().zip(update) {
+            *x += u;
+        }
+    });
+}
+
+/// `gated = silu(gate) * up` of rows `[gate, up]`.
+fn gate(gate_up: &[f32], inner: usize, gated: &mut [f32]) {
+    vectorized!({
+        for (row, out) in gate_up.chunks_exact(2 * inner).zip(gated.chunks_exact_mut(inner)) {
+            let (gate, up) = row.split_at(inner);
+            for ((y, &z), &u) in out.iter_mut().zip(gate).zip(up) {
+                *y = z * math::sigmoid(z) * u;
+            }
+        }
+    });
+}

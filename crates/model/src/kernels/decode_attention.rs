@@ -1,0 +1,178 @@
+//! Attention of one new position over a cache: a few queries of one key-value head against all positions before.
+//!
+//! Written with explicit vectors: the optimiser left these loops scalar (ten times slower). Sums are split the same way
+//! whatever else is in the batch, so a row's result depends on its own sequence alone.
+
+use super::math;
+use pulp::{Arch, Simd, WithSimd};
+
+/// Positions a key block holds: one AVX-512 register, two AVX2 or four NEON registers.
+pub const LANES: usize = 16;
+
+/// Key blocks whose scores are summed side by side, to hide the latency of the multiply-add.
+const BLOCKS: usize = 4;
+
+/// Positions whose weighted values are summed side by side, likewise.
+const POSITIONS: usize = 4;
+
+/// What one head may attend to.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// Width of a head.
+    pub dim: usize,
+    /// Positions, the newest included.
+    pub len: usize,
+    /// `[blocks, dim, LANES]`.
+    pub keys: &'a [f32],
+    /// `[positions, dim]`.
+    pub values: &'a [f32],
+}
+
+impl Seen<'_> {
+    /// `softmax(q k^T / sqrt(dim)) v` for queries `[group, dim]` into `out: [group, dim]`; `scores` is working space of at
+    /// least `len` rounded up to whole blocks.
+    pub fn attend(&self, queries: &[f32], out: &mut [f32], scores: &mut [f32]) {
+        Arch::new().dispatch(Attend { seen: *self, queries, out, scores });
+    }
+}
+
+struct Attend<'a> {
+    seen: Seen<'a>,
+    queries: &'a [f32],
+    out: &'a mut [f32],
+    scores: &'a mut [f32],
+}
+
+impl WithSimd for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 1>(simd),
+            8 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            _ => self.run::<S, 16>(simd),
+        }
+    }
+}
+
+impl Attend<'_> {
+    /// `VECTORS` registers hold [`LANES`] numbers.
+    #[inline(always)]
+    fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
+        let Seen { dim, len, keys, values } = self.seen;
+        let scale = 1.0 / (dim as f32).sqrt();
+        let blocks = len.div_ceil(LANES);
+        let keys = &keys[..blocks * dim * LANES];
+        for (query, out) in self.queries.chunks_exact(dim).zip(self.out.chunks_exact_mut(dim)) {
+            let mut block = 0;
+            while block + BLOCKS <= blocks {
+                score::<S, BLOCKS, VECTORS>(
+                    simd,
+                    query,
+                    &keys[block * dim * LANES..],
+                    &mut self.scores[block * LANES..],
+                );
+                block += BLOCKS;
+            }
+            while block < blocks {
+                score::<S, 1, VECTORS>(simd, query, &keys[block * dim * LANES..], &mut self.scores[block * LANES..]);
+                block += 1;
+            }
+            let weights = &mut self.scores[..len];
+            let inverse = 1.0 / math::exp_shifted(weights, scale);
+            let mut start = 0;
+            while start < dim {
+                if dim - start >= 2 * LANES && VECTORS <= 2 {
+                    weigh::<S, 2, VECTORS>(simd, weights, values, inverse, (start, dim), &mut out[start..]);
+                    start += 2 * LANES;
+                } else if dim - start >= LANES {
+                    weigh::<S, 1, VECTORS>(simd, weights, values, inverse, (start, dim), &mut out[start..]);
+                    start += LANES;
+                } else {
+                    weigh_rest(weights, values, inverse, start, &mut out[start..dim]);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Scores of `B` blocks of positions: `sum_d q_d k_d`.
+#[inline(always)]
+fn score<S: Simd, const B: usize, const V: usize>(simd: S, query: &[f32], keys: &[f32], scores: &mut [f32]) {
+    let dim = query.len();
+    let blocks: [&[S::f32s]; B] =
+        std::array::from_fn(|b| &S::as_simd_f32s(&keys[b * dim * LANES..(b + 1) * dim * LANES]).0[..dim * V]);
+    let mut sums = [[simd.splat_f32s(0.0); V]; B];
+    for (d, &q) in query.iter().enumerate() {
+        let q = simd.splat_f32s(q);
+        for b in 0..B {
+            for v in 0..V {
+                sums[b][v] = simd.mul_add_f32s(q, blocks[b][d * V + v], sums[b][v]);
+            }
+        }
+    }
+    for (sums, scores) in sums.iter().zip(scores.chunks_exact_mut(LANES)) {
+        S::as_mut_simd_f32s(scores).0[..V].copy_from_slice(sums);
+    }
+}
+
+/// `out = inverse * sum_t p_t v_t` for `W * LANES` columns from `start` on; `(start, dim)` says where they lie.
+#[inline(always)]
+fn weigh<S: Simd, const W: usize, const V: usize>(
+    simd: S,
+    p: &[f32],
+    values: &[f32],
+    inverse: f32,
+    (start, dim): (usize, usize),
+    out: &mut [f32],
+) {
+    let zero = [[simd.splat_f32s(0.0); V]; W];
+    let mut sums = [zero; POSITIONS];
+    let row = |t: usize| &values[t * dim + start..t * dim + start + W * LANES];
+    let whole = p.len() / POSITIONS * POSITIONS;
+    let mut t = 0;
+    while t < whole {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            accumulate::<S, W, V>(simd, p[t + i], row(t + i), sums);
+        }
+        t += POSITIONS;
+    }
+    while t < p.len() {
+        accumulate::<S, W, V>(simd, p[t], row(t), &mut sums[0]);
+        t += 1;
+    }
+    let inverse = simd.splat_f32s(inverse);
+    let out = S::as_mut_simd_f32s(&mut out[..W * LANES]).0;
+    for w in 0..W {
+        for v in 0..V {
+            let low = simd.add_f32s(sums[0][w][v], sums[1][w][v]);
+            let high = simd.add_f32s(sums[2][w][v], sums[3][w][v]);
+            out[w * V + v] = simd.mul_f32s(simd.add_f32s(low, high), inverse);
+        }
+    }
+}
+
+#[inline(always)]
+fn accumulate<S: Simd, const W: usize, const V: usize>(simd: S, p: f32, value: &[f32], sums: &mut [[S::f32s; V]; W]) {
+    let value = &S::as_simd_f32s(value).0[..W * V];
+    let p = simd.splat_f32s(p);
+    for w in 0..W {
+        for v in 0..V {
+            sums[w][v] = simd.mul_add_f32s(p, value[w * V + v], sums[w][v]);
+        }
+    }
+}
+
+/// The columns that do not fill a block.
+#[inline(always)]
+fn weigh_rest(p: &[f32], values: &[f32], inverse: f32, start: usize, out: &mut [f32]) {
+    let dim = start + out.len();
+    out.fill(0.0);
+    for (&p, value) in p.iter().zip(values.chunks_exact(dim)) {
+        math::axpy(out, p, &value[start..]);
+    }
+    out.iter_mut().for_each(|o| *o *= inverse);
+}

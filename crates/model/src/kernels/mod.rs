@@ -1,0 +1,65 @@
+//! CPU kernels on plain `f32` slices: what the ops and the decoder are made of.
+//!
+//! Two rules hold for all of them. *Vectors are chosen at run time*: `vectorized!` compiles an expression once per
+//! instruction set (AVX-512, AVX2, NEON, scalar) and picks the widest the CPU has. *Work is cut the same way whatever
+//! the number of threads*, so that a run is bit-identical at one thread and at many.
+
+pub mod decode_attention;
+pub mod gemm;
+pub mod math;
+pub mod packed;
+
+use rayon::prelude::*;
+
+/// Evaluates an expression compiled for the widest vector instructions of this CPU.
+///
+/// What it calls has to be `#[inline(always)]`, or that is compiled for the baseline instruction set, where each
+/// `mul_add` is a call. A macro, because the closure itself must be `#[inline(always)]` too (measured: 30 times slower
+/// where the optimiser leaves it outside of the vectorised function).
+macro_rules! vectorized {
+    ($body:expr) => {
+        pulp::Arch::new().dispatch($crate::kernels::Vectorized(
+            #[inline(always)]
+            || $body,
+        ))
+    };
+}
+pub(crate) use vectorized;
+
+/// A closure for [`pulp::Arch::dispatch`]. Called through `FnMut`: the shim that `FnOnce` puts around other closures is
+/// a function of its own, which is not inlined.
+pub(crate) struct Vectorized<F>(pub F);
+
+impl<R, F: FnMut() -> R> pulp::WithSimd for Vectorized<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _simd: S) -> R {
+        (self.0)()
+    }
+}
+
+/// Rows that one task takes: large enough to feed a GEMM, small enough to stay in the cache.
+pub const ROWS_PER_TASK: usize = 256;
+
+/// Whether an op may spread over the thread pool: not when it already runs on one of the pool's threads.
+///
+/// Micro-batches run in parallel, each on one thread; an op that forked again inside would let a waiting thread pick
+/// up a second micro-batch and hold the activations of both.
+pub fn may_fork() -> bool {
+    rayon::current_thread_index().is_none()
+}
+
+/// Calls `f(index, chunk)` for every chunk of `size` elements of `out`, over the thread pool where that helps.
+pub fn for_each_chunk(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    if may_fork() && out.len() > size {
+        out.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| f(index, chunk));
+    } else {
+        out.chunks_mut(size).enumerate().for_each(|(index, chunk)| f(index, chunk));
+    }
+}
+
+/// `(0..count).map(f)` in order, over the thread pool where that helps.
+pub fn map_tasks<T: Send>(count: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    if may_fork() && count > 1 { (0..count).into_par_iter().map(f).collect() } else { (0..count).map(f).collect() }
+}

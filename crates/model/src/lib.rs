@@ -1,0 +1,25 @@
+//! The policy: a Qwen2 decoder that trains and generates from one set of weights, its text side, and its files.
+//!
+//! [`qwen2`] is the differentiable forward over packed sequences, made of [`ops`] (each a formula, a composed twin, a fused
+//! CPU kernel and its backward); [`decode`] is the step that generates, over a [`cache`] the caller owns. [`files`] says
+//! where a model comes from (compiled in, a folder, the [`hub`]), [`weights`] and [`text`] read it.
+
+pub mod cache;
+pub mod config;
+pub mod decode;
+pub mod embedded;
+mod error;
+pub mod files;
+pub mod hub;
+pub mod init;
+pub mod kernels;
+pub mod ops;
+pub mod qwen2;
+pub mod text;
+pub mod weights;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use files::{Files, Source};
+pub use qwen2::{PackedBatch, Qwen2};
+pub use text::Text;

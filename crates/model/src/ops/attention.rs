@@ -1,0 +1,314 @@
+//! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
+//!
+//! The fused kernel goes by blocks of [`QUERY_BLOCK`] queries, so that scores never take more than `[block, time]`;
+//! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
+
+use super::{elements, fused, output, with_elements};
+use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::{map_tasks, math, vectorized};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+/// Queries whose scores are held at a time.
+const QUERY_BLOCK: usize = 64;
+
+/// The head layout of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; each serves `query / key_value` query heads.
+    pub key_value: usize,
+    /// Width of a head.
+    pub dim: usize,
+}
+
+/// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
+/// -> `[tokens, query * dim]`.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc<[usize]>) -> Result<Tensor> {
+    let tokens = q.dim(0)?;
+    if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
+        bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
+    }
+    if q.dim(1)? != heads.query * heads.dim || k.dims() != [tokens, heads.key_value * heads.dim] || k.dims() != v.dims()
+    {
+        bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
+    }
+    if fused(q) {
+        let op = Attention { heads, offsets: offsets.clone() };
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    } else {
+        composed(q, k, v, heads, offsets)
+    }
+}
+
+/// The same of plain tensor ops, on any device.
+pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usize]) -> Result<Tensor> {
+    let repeat = heads.query / heads.key_value;
+    let mut outputs = Vec::new();
+    for span in offsets.windows(2).filter(|w| w[1] > w[0]) {
+        let (start, len) = (span[0], span[1] - span[0]);
+        let split = |x: &Tensor, count: usize| {
+            x.narrow(0, start, len)?.to_dtype(DType::F32)?.reshape((len, count, heads.dim))?.transpose(0, 1)
+        };
+        let expand = |x: Tensor| {
+            let shape = (heads.key_value, repeat, len, heads.dim);
+            x.unsqueeze(1)?.broadcast_as(shape)?.reshape((heads.query, len, heads.dim))
+        };
+        let q = split(q, heads.query)?.contiguous()?;
+        let (k, v) = (expand(split(k, heads.key_value)?)?, expand(split(v, heads.key_value)?)?);
+        let mask: Vec<f32> = (0..len * len).map(|i| if i % len > i / len { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let mask = Tensor::from_vec(mask, (1, len, len), q.device())?;
+        let scores = (q.matmul(&k.t()?)? / (heads.dim as f64).sqrt())?.broadcast_add(&mask)?;
+        let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+        outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, heads.query * heads.dim))?);
+    }
+    Tensor::cat(&outputs, 0)?.to_dtype(q.dtype())
+}
+
+struct Attention {
+    heads: Heads,
+    offsets: Arc<[usize]>,
+}
+
+/// The inputs as slices.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+/// One key-value head of one sequence.
+struct Task {
+    start: usize,
+    len: usize,
+    kv_head: usize,
+}
+
+/// A block of queries of one head, and the keys they may see.
+struct Block {
+    /// First query, counted in the sequence.
+    first: usize,
+    /// Queries.
+    rows: usize,
+    /// Keys: those of the sequence up to the last query.
+    keys: usize,
+}
+
+fn blocks(len: usize) -> impl Iterator<Item = Block> {
+    (0..len).step_by(QUERY_BLOCK).map(move |first| {
+        let rows = QUERY_BLOCK.min(len - first);
+        Block { first, rows, keys: first + rows }
+    })
+}
+
+impl Attention {
+    fn tasks(&self) -> Vec<Task> {
+        let spans = self.offsets.windows(2).filter(|w| w[1] > w[0]);
+        spans
+            .flat_map(|w| {
+                let (start, len) = (w[0], w[1] - w[0]);
+                (0..self.heads.key_value).map(move |kv_head| Task { start, len, kv_head })
+            })
+            .collect()
+    }
+
+    fn group(&self) -> usize {
+        self.heads.query / self.heads.key_value
+    }
+
+    /// Where the rows of a task's `head`-th query head start in `[tokens, query * dim]`.
+    fn query_offset(&self, task: &Task, head: usize) -> usize {
+        task.start * self.heads.query * self.heads.dim + (task.kv_head * self.group() + head) * self.heads.dim
+    }
+
+    /// Where the rows of a task's key (or value) head start in `[tokens, key_value * dim]`.
+    fn key_offset(&self, task: &Task) -> usize {
+        task.start * self.heads.key_value * self.heads.dim + task.kv_head * self.heads.dim
+    }
+
+    /// Softmax weights `[rows, keys]` of a block into `p`, rows that sum to one.
+    fn weights(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
+        let dims = Dims { m: block.rows, n: block.keys, k: self.heads.dim };
+        gemm(p, block.keys, q, k.t(), dims, Write::Set);
+        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        vectorized!({
+            for (row, p) in p.chunks_exact_mut(block.keys).enumerate() {
+                let (seen, hidden) = p.split_at_mut(block.first + row + 1);
+                let inverse = 1.0 / math::exp_shifted(seen, scale);
+                seen.iter_mut().for_each(|p| *p *= inverse);
+                hidden.fill(0.0);
+            }
+        });
+    }
+
+    fn forward(&self, x: Inputs) -> Vec<f32> {
+        let Heads { query, key_value, dim } = self.heads;
+        let (q_stride, kv_stride) = (query * dim, key_value * dim);
+        let tasks = self.tasks();
+        let parts = map_tasks(tasks.len(), |i| {
+            let task = &tasks[i];
+            let stride = self.group() * dim;
+            let mut out = vec![0.0; task.len * stride];
+            let mut p = vec![0.0; QUERY_BLOCK * task.len];
+            let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
+            let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
+            for head in 0..self.group() {
+                for block in blocks(task.len) {
+                    let q = Mat::rows(&x.q[self.query_offset(task, head) + block.first * q_stride..], q_stride);
+                    let p = &mut p[..block.rows * block.keys];
+                    self.weights(q, k, &block, p);
+                    let dims = Dims { m: block.rows, n: dim, k: block.keys };
+                    let out = &mut out[block.first * stride + head * dim..];
+                    gemm(out, stride, Mat::rows(p, block.keys), v, dims, Write::Set);
+                }
+            }
+            out
+        });
+        let mut out = vec![0.0; x.q.len()];
+        for (task, part) in tasks.iter().zip(parts) {
+            scatter(&part, self.group() * dim, &mut out[self.query_offset(task, 0)..], q_stride);
+        }
+        out
+    }
+
+    fn backward(&self, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
+        let Heads { query, key_value, dim } = self.heads;
+        let tasks = self.tasks();
+        let parts = map_tasks(tasks.len(), |i| self.backward_task(&tasks[i], x, out, g));
+        let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
+        for (task, [q, k, v]) in tasks.iter().zip(parts) {
+            scatter(&q, self.group() * dim, &mut dq[self.query_offset(task, 0)..], query * dim);
+            scatter(&k, dim, &mut dk[self.key_offset(task)..], key_value * dim);
+            scatter(&v, dim, &mut dv[self.key_offset(task)..], key_value * dim);
+        }
+        [dq, dk, dv]
+    }
+
+    /// `dV = P^T dO`, `dP = dO V^T`, `dS = P (dP - rowsum(dO O)) / sqrt(d)`, `dQ = dS K`, `dK = dS^T Q`.
+    fn backward_task(&self, task: &Task, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
+        let Heads { query, key_value, dim } = self.heads;
+        let (q_stride, kv_stride, stride) = (query * dim, key_value * dim, self.group() * dim);
+        let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
+        let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
+        let mut dq = vec![0.0; task.len * stride];
+        let (mut dk, mut dv) = (vec![0.0; task.len * dim], vec![0.0; task.len * dim]);
+        let (mut p, mut dp) = (vec![0.0; QUERY_BLOCK * task.len], vec![0.0; QUERY_BLOCK * task.len]);
+        for head in 0..self.group() {
+            for block in blocks(task.len) {
+                let Block { first, rows, keys } = block;
+                let at = self.query_offset(task, head) + first * q_stride;
+                let (q, go) = (Mat::rows(&x.q[at..], q_stride), Mat::rows(&g[at..], q_stride));
+                let (p, dp) = (&mut p[..rows * keys], &mut dp[..rows * keys]);
+                self.weights(q, k, &block, p);
+                let over_rows = Dims { m: keys, n: dim, k: rows };
+                gemm(&mut dv, dim, Mat::rows(p, keys).t(), go, over_rows, Write::Add);
+                gemm(dp, keys, go, v.t(), Dims { m: rows, n: keys, k: dim }, Write::Set);
+                self.score_gradient(p, dp, keys, |row| {
+                    let at = at + row * q_stride;
+                    (&out[at..at + dim], &g[at..at + dim])
+                });
+                let dims = Dims { m: rows, n: dim, k: keys };
+                gemm(&mut dq[first * stride + head * dim..], stride, Mat::rows(dp, keys), k, dims, Write::Set);
+                gemm(&mut dk, dim, Mat::rows(dp, keys).t(), q, over_rows, Write::Add);
+            }
+        }
+        [dq, dk, dv]
+    }
+
+    /// `dp` becomes `dS`; `row` gives a query's output and the gradient of it.
+    fn score_gradient<'a>(
+        &self,
+        p: &[f32],
+        dp: &mut [f32],
+        keys: usize,
+        row: impl Fn(usize) -> (&'a [f32], &'a [f32]),
+    ) {
+        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        vectorized!({
+            for (i, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
+                let (out, g) = row(i);
+                let delta = math::dot(out, g);
+                for (d, &p) in dp.iter_mut().zip(p) {
+                    *d = p * (*d - delta) * scale;
+                }
+            }
+        });
+    }
+}
+
+/// Copies rows of `width` into rows `stride` apart.
+fn scatter(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(stride)) {
+        to[..width].copy_from_slice(from);
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let name = "attention";
+        let x = Inputs { q: elements(q, lq, name)?, k: elements(k, lk, name)?, v: elements(v, lv, name)? };
+        Ok(output(self.forward(x), lq.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let name = "attention";
+        let [dq, dk, dv] = with_elements(q, name, |q| {
+            with_elements(k, name, |k| {
+                with_elements(v, name, |v| {
+                    with_elements(out, name, |out| {
+                        with_elements(g, name, |g| Ok(self.backward(Inputs { q, k, v }, out, g)))
+                    })
+                })
+            })
+        })?;
+        let wrap = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        Ok((wrap(dq, q)?, wrap(dk, k)?, wrap(dv, v)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_twins, variable};
+    use super::*;
+
+    #[test]
+    fn equals_its_twin_over_packed_sequences_and_head_ratios() {
+        for (query, key_value, dim) in [(1, 1, 8), (4, 2, 32), (7, 1, 16), (6, 6, 8)] {
+            let heads = Heads { query, key_value, dim };
+            let offsets: Arc<[usize]> = [0, 1, 71, 71, 200].into();
+            let q = variable(&[200, query * dim], 1);
+            let (k, v) = (variable(&[200, key_value * dim], 2), variable(&[200, key_value * dim], 3));
+            let fused = || attention(&q, &k, &v, heads, &offsets);
+            assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, heads, &offsets), 2e-5);
+        }
+    }
+
+    #[test]
+    fn wrong_offsets_are_an_error() {
+        let heads = Heads { query: 1, key_value: 1, dim: 4 };
+        let x = variable(&[3, 4], 1);
+        assert!(attention(&x, &x, &x, heads, &[0, 2].into()).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! A linear layer: `y = x w^T + b`, with the bias gradient summed over rows by a product instead of a strided sum.
+
+use super::{elements, fused, output, with_elements};
+use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+/// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    if !fused(x) {
+        return composed(x, w, b);
+    }
+    let x = x.contiguous()?;
+    match b {
+        Some(b) => x.apply_op3(w, b, Linear),
+        None => x.apply_op2(w, Linear),
+    }
+}
+
+/// The same of plain tensor ops, on any device.
+pub fn composed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.matmul(&w.t()?)?;
+    match b {
+        Some(b) => y.broadcast_add(b),
+        None => Ok(y),
+    }
+}
+
+struct Linear;
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, out, inner) = sizes(lx, lw)?;
+        let (x, w) = (elements(x, lx, "linear")?, elements(w, lw, "linear")?);
+        Ok(output(forward(x, w, None, inner, out), (tokens, out)))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = gradients(x, w, g)?;
+        Ok((Some(dx), Some(dw)))
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, out, inner) = sizes(lx, lw)?;
+        let (x, w, b) = (elements(x, lx, "linear")?, elements(w, lw, "linear")?, elements(b, lb, "linear")?);
+        if b.len() != out {
+            bail!("linear: a bias of {} for {out} outputs", b.len());
+        }
+        Ok(output(forward(x, w, Some(b), inner, out), (tokens, out)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = gradients(x, w, g)?;
+        let out = b.elem_count();
+        let db = with_elements(g, "linear", |g| Ok(column_sums(g, out)))?;
+        Ok((Some(dx), Some(dw), Some(Tensor::from_vec(db, out, b.device())?)))
+    }
+}
+
+fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
+    let ((tokens, inner), (out, width)) = (x.shape().dims2()?, w.shape().dims2()?);
+    if inner != width {
+        bail!("linear: an input of width {inner} for weights [{out}, {width}]");
+    }
+    Ok((tokens, out, inner))
+}
+
+fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize, out: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / inner * out];
+    for_each_chunk(&mut y, ROWS_PER_TASK * out, |i, y| {
+        let m = y.len() / out;
+        let x = &x[i * ROWS_PER_TASK * inner..][..m * inner];
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
+        }
+        let write = if bias.is_some() { Write::Add } else { Write::Set };
+        gemm(y, out, Mat::rows(x, inner), Mat::rows(w, inner).t(), Dims { m, n: out, k: inner }, write);
+    });
+    y
+}
+
+/// `dx = g w` and `dw = g^T x`.
+fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
+    let ((tokens, inner), out) = (x.dims2()?, w.dim(0)?);
+    let (dx, dw) = with_elements(x, "linear", |x| {
+        with_elements(w, "linear", |w| {
+            with_elements(g, "linear", |g| {
+                let mut dx = vec![0.0; tokens * inner];
+                for_each_chunk(&mut dx, ROWS_PER_TASK * inner, |i, dx| {
+                    let m = dx.len() / inner;
+                    let g = &g[i * ROWS_PER_TASK * out..][..m * out];
+                    let dims = Dims { m, n: inner, k: out };
+                    gemm(dx, inner, Mat::rows(g, out), Mat::rows(w, inner), dims, Write::Set);
+                });
+                let mut dw = vec![0.0; out * inner];
+                for_each_chunk(&mut dw, ROWS_PER_TASK * inner, |i, dw| {
+                    let first = i * ROWS_PER_TASK;
+                    let dims = Dims { m: dw.len() / inner, n: inner, k: tokens };
+                    gemm(dw, inner, Mat::rows(&g[first..], out).t(), Mat::rows(x, inner), dims, Write::Set);
+                });
+                Ok((dx, dw))
+            })
+        })
+    })?;
+    Ok((Tensor::from_vec(dx, x.shape(), x.device())?, Tensor::from_vec(dw, w.shape(), w.device())?))
+}
+
+/// The sum over rows of `g: [rows, width]`, by fixed groups of rows.
+pub(crate) fn column_sums(g: &[f32], width: usize) -> Vec<f32> {
+    let size = ROWS_PER_TASK * width;
+    let parts = map_tasks(g.len().div_ceil(size), |i| {
+        let mut sums = vec![0.0; width];
+        vectorized!({
+            for row in g[i * size..g.len().min((i + 1) * size)].chunks_exact(width) {
+                math::axpy(&mut sums, 1.0, row);
+            }
+        });
+        sums
+    });
+    parts.into_iter().fold(vec![0.0; width], |mut total, part| {
+        vectorized!(math::axpy(&mut total, 1.0, &part));
+        total
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_twins, variable};
+    use super::*;
+
+    #[test]
+    fn equals_its_twin() {
+        for (tokens, inner, out) in [(1, 3, 2), (9, 128, 64), (600, 16, 300)] {
+            let (x, w, b) = (variable(&[tokens, inner], 1), variable(&[out, inner], 2), variable(&[out], 3));
+            assert_twins(&[&x, &w], || linear(&x, &w, None), || composed(&x, &w, None), 1e-5);
+            let (fused, twin) = (|| linear(&x, &w, Some(&b)), || composed(&x, &w, Some(&b)));
+            assert_twins(&[&x, &w, &b], fused, twin, 1e-5);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The language-model head with log-probability and entropy, by chunks of tokens: `[tokens, vocab]` never exists.
+//!
+//! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
+//! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
+
+use super::{elements, fused, output, with_elements};
+use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::{map_tasks, math, vectorized};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+/// Logits that one task holds at a time: 4 MiB of them.
+const LOGITS_PER_TASK: usize = 1 << 20;
+
+/// Which tokens are scored, and at what temperature.
+#[derive(Clone)]
+pub struct Scored {
+    /// Rows of the hidden states whose next token is scored.
+    pub rows: Arc<[u32]>,
+    /// The next token of each such row.
+    pub targets: Arc<[u32]>,
+    /// Divides the logits; log-probabilities are those of the distribution that was sampled.
+    pub temperature: f32,
+}
+
+/// One value a scored token, both `[scored]`, f32 and differentiable.
+pub struct HeadScores {
+    /// Log-probability of the target, in nats.
+    pub log_probs: Tensor,
+    /// Entropy of the whole distribution, in nats.
+    pub entropy: Tensor,
+}
+
+/// `hidden: [tokens, width]`, `w: [vocab, width]` -> the scores of `scored.rows`.
+pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScores> {
+    check(hidden, w, scored)?;
+    let both = if fused(hidden) {
+        hidden.contiguous()?.apply_op2(w, LogProb { scored: scored.clone() })?
+    } else {
+        composed(hidden, w, scored)?
+    };
+    Ok(HeadScores { log_probs: both.narrow(0, 0, 1)?.squeeze(0)?, entropy: both.narrow(0, 1, 1)?.squeeze(0)? })
+}
+
+fn check(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<()> {
+    let ((tokens, width), (vocab, inner)) = (hidden.dims2()?, w.dims2()?);
+    let in_range = |values: &[u32], limit: usize| values.iter().all(|&v| (v as usize) < limit);
+    if width != inner || scored.rows.len() != scored.targets.len() {
+        bail!("log_prob: hidden states of {width} for a head of {inner}, or rows and targets differ in number");
+    }
+    if !in_range(&scored.rows, tokens) || !in_range(&scored.targets, vocab) {
+        bail!("log_prob: a row beyond {tokens} tokens or a target beyond the vocabulary of {vocab}");
+    }
+    Ok(())
+}
+
+/// The same of plain tensor ops, on any device; `[2, scored]`: log-probabilities, entropies.
+pub fn composed(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<Tensor> {
+    let device = hidden.device();
+    let rows = Tensor::new(&*scored.rows, device)?;
+    let targets = Tensor::new(&*scored.targets, device)?.unsqueeze(1)?;
+    let logits = hidden.index_select(&rows, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?;
+    let logits = (logits / scored.temperature as f64)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+    let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
+    let picked = log_p.gather(&targets, 1)?.squeeze(1)?;
+    let entropy = (log_p.exp()? * &log_p)?.sum(D::Minus1)?.neg()?;
+    Tensor::stack(&[picked, entropy], 0)
+}
+
+struct LogProb {
+    scored: Scored,
+}
+
+/// The head's inputs as slices.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    hidden: &'a [f32],
+    w: &'a [f32],
+    width: usize,
+}
+
+impl Head<'_> {
+    fn vocab(&self) -> usize {
+        self.w.len() / self.width
+    }
+
+    fn gather(&self, rows: &[u32]) -> Vec<f32> {
+        rows.iter().flat_map(|&r| self.hidden[r as usize * self.width..][..self.width].iter().copied()).collect()
+    }
+
+    /// Logits before the temperature, `[rows, vocab]`.
+    fn logits(&self, x: &[f32]) -> Vec<f32> {
+        let (m, n, k) = (x.len() / self.width, self.vocab(), self.width);
+        let mut z = vec![0.0; m * n];
+        gemm(&mut z, n, Mat::rows(x, k), Mat::rows(self.w, k).t(), Dims { m, n, k }, Write::Set);
+        z
+    }
+}
+
+impl LogProb {
+    fn rows_per_task(&self, vocab: usize) -> usize {
+        (LOGITS_PER_TASK / vocab).clamp(1, 1024)
+    }
+
+    fn forward(&self, head: Head) -> Vec<f32> {
+        let size = self.rows_per_task(head.vocab());
+        let (rows, targets) = (&self.scored.rows, &self.scored.targets);
+        let parts = map_tasks(rows.len().div_ceil(size), |i| {
+            let range = i * size..rows.len().min((i + 1) * size);
+            let mut z = head.logits(&head.gather(&rows[range.clone()]));
+            let inverse = 1.0 / self.scored.temperature;
+            let mut scores = Vec::with_capacity(range.len());
+            vectorized!({
+                for (z, &target) in z.chunks_exact_mut(head.vocab()).zip(&targets[range.clone()]) {
+                    scores.push(score_row(z, target as usize, inverse));
+                }
+            });
+            scores
+        });
+        let both = || parts.iter().flatten();
+        both().map(|s| s.0).chain(both().map(|s| s.1)).collect()
+    }
+
+    fn backward(&self, head: Head, g: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (rows, targets) = (&self.scored.rows, &self.scored.targets);
+        let (count, vocab, width) = (rows.len(), head.vocab(), head.width);
+        let size = self.rows_per_task(vocab);
+        let parts = map_tasks(count.div_ceil(size), |i| {
+            let range = i * size..count.min((i + 1) * size);
+            let x = head.gather(&rows[range.clone()]);
+            let mut z = head.logits(&x);
+            let inverse = 1.0 / self.scored.temperature;
+            vectorized!({
+                for (z, t) in z.chunks_exact_mut(vocab).zip(range.clone()) {
+                    let grads = (g[t], g[count + t]);
+                    backward_row(z, targets[t] as usize, inverse, grads);
+                }
+            });
+            let mut dx = vec![0.0; x.len()];
+            let dims = Dims { m: range.len(), n: width, k: vocab };
+            gemm(&mut dx, width, Mat::rows(&z, vocab), Mat::rows(head.w, width), dims, Write::Set);
+            let mut dw = vec![0.0; head.w.len()];
+            let dims = Dims { m: vocab, n: width, k: range.len() };
+            gemm(&mut dw, width, Mat::rows(&z, vocab).t(), Mat::rows(&x, width), dims, Write::Set);
+            (dx, dw)
+        });
+        let (mut dx, mut dw) = (vec![0.0; head.hidden.len()], vec![0.0; head.w.len()]);
+        vectorized!({
+            for ((part, weights), rows) in parts.iter().zip(rows.chunks(size)) {
+                for (&row, part) in rows.iter().zip(part.chunks_exact(width)) {
+                    math::axpy(&mut dx[row as usize * width..][..width], 1.0, part);
+                }
+                math::axpy(&mut dw, 1.0, weights);
+            }
+        });
+        (dx, dw)
+    }
+}
+
+/// Log-probability of `target` and the entropy; leaves `p * sum` in `z`.
+#[inline(always)]
+fn score_row(z: &mut [f32], target: usize, inverse: f32) -> (f32, f32) {
+    let shift = math::max(z) * inverse;
+    let at_target = z[target] * inverse - shift;
+    // sum p (z - shift) needs z beside e^z: one more pass over the row is cheaper than a second buffer.
+    let weighted = math::sum_by(z, |z| {
+        let s = z * inverse - shift;
+        math::exp(s) * s
+    });
+    let log_sum = math::exp_shifted(z, inverse);
+    let lse = log_sum.ln();
+    (at_target - lse, lse - weighted / log_sum)
+}
+
+/// Replaces logits by the gradient with respect to them, `g = (d/dlog_prob, d/dentropy)`.
+#[inline(always)]
+fn backward_row(z: &mut [f32], target: usize, inverse: f32, g: (f32, f32)) {
+    let shift = math::max(z) * inverse;
+    let sum = math::sum_by(z, |z| math::exp(z * inverse - shift));
+    let lse = shift + sum.ln();
+    let entropy = if g.1 == 0.0 {
+        0.0
+    } else {
+        -math::sum_by(z, |z| {
+            let log_p = z * inverse - lse;
+            math::exp(log_p) * log_p
+        })
+    };
+    for z in z.iter_mut() {
+        let log_p = *z * inverse - lse;
+        *z = -math::exp(log_p) * (g.0 + g.1 * (log_p + entropy)) * inverse;
+    }
+    z[target] += g.0 * inverse;
+}
+
+impl CustomOp2 for LogProb {
+    fn name(&self) -> &'static str {
+        "log_prob"
+    }
+
+    fn cpu_fwd(&self, h: &CpuStorage, lh: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let width = lh.shape().dims2()?.1;
+        let head = Head { hidden: elements(h, lh, "log_prob")?, w: elements(w, lw, "log_prob")?, width };
+        Ok(output(self.forward(head), (2, self.scored.rows.len())))
+    }
+
+    fn bwd(&self, hidden: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let width = hidden.dim(1)?;
+        let (dx, dw) = with_elements(hidden, "log_prob", |hidden| {
+            with_elements(w, "log_prob", |w| {
+                with_elements(g, "log_prob", |g| Ok(self.backward(Head { hidden, w, width }, g)))
+            })
+        })?;
+        Ok((
+            Some(Tensor::from_vec(dx, hidden.shape(), hidden.device())?),
+            Some(Tensor::from_vec(dw, w.shape(), w.device())?),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_twins, variable};
+    use super::*;
+
+    #[test]
+    fn equals_its_twin() {
+        let (hidden, w) = (variable(&[40, 24], 1), variable(&[50, 24], 2));
+        let rows: Arc<[u32]> = (0..37).map(|i| (i * 3) % 40).collect();
+        let targets: Arc<[u32]> = (0..37).map(|i| (i * 7) % 50).collect();
+        for temperature in [1.0, 0.6] {
+            let scored = Scored { rows: rows.clone(), targets: targets.clone(), temperature };
+            let fused = || {
+                let scores = log_prob(&hidden, &w, &scored)?;
+                Tensor::stack(&[scores.log_probs, scores.entropy], 0)
+            };
+            assert_twins(&[&hidden, &w], fused, || composed(&hidden, &w, &scored), 2e-5);
+        }
+    }
+
+    #[test]
+    fn a_uniform_head_has_the_entropy_of_its_vocabulary() {
+        let hidden = variable(&[3, 8], 1);
+        let w = Tensor::zeros((16, 8), DType::F32, hidden.device()).unwrap();
+        let scored = Scored { rows: [0, 2].into(), targets: [3, 15].into(), temperature: 1.0 };
+        let scores = log_prob(&hidden, &w, &scored).unwrap();
+        for value in scores.entropy.to_vec1::<f32>().unwrap() {
+            assert!((value - 16f32.ln()).abs() < 1e-6);
+        }
+        for value in scores.log_probs.to_vec1::<f32>().unwrap() {
+            assert!((value + 16f32.ln()).abs() < 1e-6);
+        }
+    }
+}

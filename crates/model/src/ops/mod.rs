@@ -1,0 +1,103 @@
+//! The differentiable operations of the policy: each with its formula, a composed twin of plain tensor ops, a fused CPU
+//! kernel and its backward.
+//!
+//! On the CPU in f32 the fused kernel runs; elsewhere the composed twin does, which is made of ops that candle can
+//! differentiate on every device. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
+
+pub mod attention;
+pub mod linear;
+pub mod log_prob;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+
+pub use attention::{Heads, attention};
+pub use linear::linear;
+pub use log_prob::{HeadScores, log_prob};
+pub use rms_norm::rms_norm;
+pub use rope::{RopeTable, rope};
+pub use swiglu::swiglu;
+
+/// Whether the fused CPU kernels apply to `x`.
+pub(crate) fn fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// The elements of a contiguous f32 CPU storage.
+pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("{op}: the input is not contiguous");
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Calls `f` with the elements of a CPU tensor, made contiguous first where it is not.
+pub(crate) fn with_elements<R>(x: &Tensor, op: &'static str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(elements(storage, layout, op)?),
+        _ => bail!("{op}: the backward of the fused op runs on the CPU only"),
+    }
+}
+
+/// A CPU result of the given shape.
+pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Comparing a fused op with its composed twin: values and gradients.
+
+    use candle_core::{Device, Result, Tensor, Var};
+
+    /// A variable of fixed pseudo-random values in `[-1, 1]`.
+    pub fn variable(shape: &[usize], seed: u64) -> Var {
+        let n: usize = shape.iter().product();
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let values: Vec<f32> = (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// The largest difference over the largest magnitude.
+    pub fn gap(a: &Tensor, b: &Tensor) -> f64 {
+        let a = a.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let b = b.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(a.len(), b.len());
+        let scale = b.iter().fold(1e-3f64, |m, v| m.max(v.abs() as f64));
+        a.iter().zip(&b).fold(0.0f64, |m, (x, y)| m.max((x - y).abs() as f64)) / scale
+    }
+
+    /// Asserts that two functions of the same variables have the same values and the same gradients of a random
+    /// weighting of their outputs.
+    pub fn assert_twins(
+        variables: &[&Var],
+        fused: impl Fn() -> Result<Tensor>,
+        composed: impl Fn() -> Result<Tensor>,
+        tolerance: f64,
+    ) {
+        let (a, b) = (fused().unwrap(), composed().unwrap());
+        assert_eq!(a.dims(), b.dims());
+        assert!(gap(&a, &b) < tolerance, "values differ by {}", gap(&a, &b));
+        let weights = variable(a.dims(), 77).as_detached_tensor();
+        let (ga, gb) = (
+            (a * &weights).unwrap().sum_all().unwrap().backward().unwrap(),
+            (b * &weights).unwrap().sum_all().unwrap().backward().unwrap(),
+        );
+        for (i, v) in variables.iter().enumerate() {
+            let x = ga.get(v.as_tensor()).unwrap_or_else(|| panic!("input {i} got no gradient from the fused op"));
+            let y = gb.get(v.as_tensor()).unwrap_or_else(|| panic!("input {i} got no gradient from the twin"));
+            assert!(gap(x, y) < tolerance, "gradient of input {i} differs by {}", gap(x, y));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Text in and out of token ids: the tokenizer, the model's own chat template, and the tokens that end a response.
+
+use crate::error::{Error, Result};
+use crate::files::Files;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, context};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+/// A model's text side.
+pub struct Text {
+    tokenizer: Tokenizer,
+    template: Option<String>,
+    /// Special tokens that templates name, such as `bos_token`.
+    special: Vec<(String, String)>,
+    stop: Vec<u32>,
+}
+
+impl Text {
+    /// Reads tokenizer, template and stop tokens.
+    ///
+    /// # Errors
+    /// When a file does not parse.
+    pub fn new(files: &Files) -> Result<Self> {
+        let mut tokenizer: Tokenizer =
+            files.tokenizer.parse().map_err(|e| Error::invalid(files.path("tokenizer.json"), e))?;
+        // Lengths are ours to manage: a tokenizer.json may carry its own cut.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| Error::invalid(files.path("tokenizer.json"), e))?;
+        let settings = json(files, "tokenizer_config.json", files.tokenizer_config.as_deref())?;
+        let generation = json(files, "generation_config.json", files.generation_config.as_deref())?;
+        let config = json(files, "config.json", Some(&files.config))?;
+        let special = ["bos_token", "eos_token", "pad_token", "unk_token"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_string(), token_text(settings.get(key)?)?)))
+            .collect::<Vec<_>>();
+        let template = files.chat_template.clone().or_else(|| Some(settings.get("chat_template")?.as_str()?.into()));
+        let mut stop = ids(generation.get("eos_token_id"));
+        if stop.is_empty() {
+            stop = ids(config.get("eos_token_id"));
+        }
+        let eos = special.iter().find(|(key, _)| key == "eos_token").and_then(|(_, t)| tokenizer.token_to_id(t));
+        if let Some(eos) = eos.filter(|id| !stop.contains(id)) {
+            stop.push(eos);
+        }
+        Ok(Self { tokenizer, template, special, stop })
+    }
+
+    /// Token ids of plain text; special tokens written out in it are recognised, none is added.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))
+    }
+
+    /// The prompt of one user message, ready for the model to answer (`add_generation_prompt`). A model without a chat
+    /// template gets the message as it is.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn render(&self, message: &str) -> Result<String> {
+        let Some(template) = &self.template else {
+            return Ok(message.into());
+        };
+        let mut environment = Environment::new();
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        // As transformers renders.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| Error::Template(e.to_string()))?);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
+            },
+        );
+        let mut values: std::collections::BTreeMap<&str, minijinja::Value> =
+            self.special.iter().map(|(k, v)| (k.as_str(), v.into())).collect();
+        values.insert("messages", vec![context! { role => "user", content => message }].into());
+        values.insert("add_generation_prompt", true.into());
+        environment
+            .render_str(template, values)
+            .map_err(|e| Error::Template(e.detail().map_or_else(|| e.to_string(), String::from)))
+    }
+
+    /// Token ids of the rendered prompt of one user message.
+    ///
+    /// # Errors
+    /// See [`Self::render`] and [`Self::encode`].
+    pub fn prompt(&self, message: &str) -> Result<Vec<u32>> {
+        self.encode(&self.render(message)?)
+    }
+
+    /// Whether the rendered prompt leaves a `<think>` open, so that the response begins inside it.
+    ///
+    /// # Errors
+    /// See [`Self::render`].
+    pub fn opens_thought(&self) -> Result<bool> {
+        let prompt = self.render("")?;
+        Ok(prompt.rfind("<think>").is_some_and(|open| prompt.rfind("</think>").is_none_or(|close| close < open)))
+    }
+
+    /// Tokens that end a response.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// Tokens of the vocabulary, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+}
+
+fn json(files: &Files, name: &str, text: Option<&str>) -> Result<Value> {
+    text.map_or(Ok(Value::Null), |text| serde_json::from_str(text).map_err(|e| Error::invalid(files.path(name), e)))
+}
+
+/// A token given as text or as `{"content": ..}`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(String::from)
+}
+
+/// One id or a list of them.
+fn ids(value: Option<&Value>) -> Vec<u32> {
+    let as_id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
+        Some(value) => as_id(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_prompt_opens_a_thought() {
+        let text = Text::new(&crate::embedded::files()).unwrap();
+        let prompt = text.render("Make 19 from 3, 7, 12.").unwrap();
+        assert_eq!(prompt, "<|user|>Make 19 from 3, 7, 12.<|assistant|><think>\n");
+        assert!(text.opens_thought().unwrap());
+        assert_eq!(text.stop_tokens(), &[1]);
+        let ids = text.encode("12-7=5, 5*3=15 vs 19 no\n").unwrap();
+        assert_eq!(ids.len(), 17);
+        assert_eq!(text.decode(&ids).unwrap(), "12-7=5, 5*3=15 vs 19 no\n");
+    }
+}

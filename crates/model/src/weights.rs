@@ -1,0 +1,91 @@
+//! Weights in and out: safetensors named as Hugging Face names them.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::{Files, Weights};
+use crate::qwen2::Qwen2;
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Loads a model's weights.
+///
+/// # Errors
+/// When a file is unreadable, torn, or does not hold the tensors that `config.json` asks for.
+pub fn load(files: &Files, dtype: DType, device: &Device) -> Result<Qwen2> {
+    let config = Config::parse(&files.config, &files.path("config.json"))?;
+    let mut tensors = BTreeMap::new();
+    match &files.weights {
+        Weights::Bytes(bytes) => read(bytes, &files.path("model.safetensors"), &mut tensors)?,
+        Weights::Paths(paths) => {
+            for path in paths {
+                let bytes = std::fs::read(path).map_err(Error::io(path))?;
+                read(&bytes, path, &mut tensors)?;
+            }
+        }
+    }
+    Qwen2::new(config, tensors, dtype, device).map_err(|e| match e {
+        Error::Unsupported(message) => Error::invalid(&files.origin, message),
+        other => other,
+    })
+}
+
+fn read(bytes: &[u8], path: &Path, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    let loaded = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
+        .map_err(|e| Error::invalid(path, format!("not a whole safetensors file: {e}")))?;
+    for (name, tensor) in loaded {
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return Err(Error::invalid(path, format!("tensor {name} is in another shard as well")));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the variables to one safetensors file in `dtype`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(model: &Qwen2, path: &Path, dtype: DType) -> Result<()> {
+    let tensors: HashMap<&str, Tensor> = model
+        .variables()
+        .iter()
+        .map(|(name, var)| Ok((name.as_str(), var.as_detached_tensor().to_dtype(dtype)?.to_device(&Device::Cpu)?)))
+        .collect::<Result<_>>()?;
+    // `format: pt` is what transformers looks for before it loads a file.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| Error::invalid(path, e))
+}
+
+/// Writes a folder that transformers and vLLM load: weights and the model's small files.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: DType) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut config: serde_json::Value =
+        serde_json::from_str(&files.config).map_err(|e| Error::invalid(files.path("config.json"), e))?;
+    config["torch_dtype"] = dtype_name(dtype).into();
+    let config = format!("{config:#}\n");
+    let small = [
+        ("config.json", Some(&config)),
+        ("tokenizer.json", Some(&files.tokenizer)),
+        ("tokenizer_config.json", files.tokenizer_config.as_ref()),
+        ("chat_template.jinja", files.chat_template.as_ref()),
+        ("generation_config.json", files.generation_config.as_ref()),
+    ];
+    for (name, text) in small {
+        if let Some(text) = text {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(Error::io(path))?;
+        }
+    }
+    save(model, &folder.join("model.safetensors"), dtype)
+}
+
+fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        _ => "float32",
+    }
+}

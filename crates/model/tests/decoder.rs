@@ -1,0 +1,84 @@
+//! The fast decoder against the differentiable forward: the same log-probabilities, whatever the batch looks like.
+
+use candle_core::{DType, Device};
+use model::config::Config;
+use model::decode::{Decoder, Span};
+use model::qwen2::{PackedBatch, Qwen2};
+use std::path::Path;
+
+fn tiny(heads: usize, key_value: usize, tied: bool) -> Qwen2 {
+    let text = format!(
+        r#"{{"model_type": "qwen2", "vocab_size": 50, "hidden_size": {}, "intermediate_size": 96,
+        "num_hidden_layers": 3, "num_attention_heads": {heads}, "num_key_value_heads": {key_value},
+        "max_position_embeddings": 128, "tie_word_embeddings": {tied}}}"#,
+        heads * 16
+    );
+    let config = Config::parse(&text, Path::new("config.json")).unwrap();
+    model::init::random(config, 0.2, 7, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn log_prob(logits: &[f32], token: u32) -> f32 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|z| ((z - top) as f64).exp()).sum();
+    logits[token as usize] - top - sum.ln() as f32
+}
+
+#[test]
+fn decoder_and_training_forward_agree() {
+    for (heads, key_value, tied) in [(4, 2, true), (7, 1, false), (2, 2, true)] {
+        let model = tiny(heads, key_value, tied);
+        let decoder = Decoder::pack(&model).unwrap();
+        let sequences: Vec<Vec<u32>> =
+            (1..5usize).map(|s| (0..20 * s as u32).map(|i| (i * 13 + s as u32 * 5) % 50).collect()).collect();
+        let prompt = 4;
+        let batch = PackedBatch::new(sequences.iter().map(|s| (s.as_slice(), prompt)));
+        let want = model.scores(&batch, 1.0).unwrap().log_probs.to_vec1::<f32>().unwrap();
+
+        let mut got: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
+        let mut cache = decoder.cache(sequences.len(), 128);
+        for t in prompt..80 {
+            let live: Vec<usize> = (0..sequences.len()).filter(|&s| t < sequences[s].len()).collect();
+            let spans = cache.slots_mut().iter_mut().zip(&sequences).filter(|(_, s)| t < s.len());
+            let spans = spans
+                .map(|(slot, s)| Span { tokens: if t == prompt { &s[..prompt] } else { &s[t - 1..t] }.into(), slot });
+            let next = decoder.step(spans.collect(), |row, logits| log_prob(logits, sequences[live[row]][t])).unwrap();
+            for (&s, value) in live.iter().zip(next) {
+                got[s].push(value);
+            }
+        }
+        let got = got.concat();
+        assert_eq!(got.len(), want.len());
+        for (a, b) in got.iter().zip(&want) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn every_variable_gets_a_gradient() {
+    for tied in [true, false] {
+        let model = tiny(4, 2, tied);
+        let tokens: Vec<u32> = (0..40).collect();
+        let scores = model.scores(&PackedBatch::new([(tokens.as_slice(), 1)]), 1.0).unwrap();
+        let grads = scores.log_probs.sum_all().unwrap().backward().unwrap();
+        for (name, var) in model.variables() {
+            let grad = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} got no gradient"));
+            let size = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(size > 0.0, "{name} has a zero gradient");
+        }
+    }
+}
+
+#[test]
+fn limits_are_errors_that_say_so() {
+    let decoder = Decoder::pack(&tiny(2, 1, true)).unwrap();
+    let mut cache = decoder.cache(1, 16);
+    let mut step = |tokens: &[u32]| {
+        let spans = vec![Span { tokens: tokens.into(), slot: &mut cache.slots_mut()[0] }];
+        decoder.step(spans, |_, _| ()).map_err(|e| e.to_string())
+    };
+    assert!(step(&[50]).unwrap_err().contains("token 50"));
+    assert!(step(&[1; 17]).unwrap_err().contains("17 tokens"));
+    assert!(step(&[]).unwrap_err().contains("at least one"));
+    assert!(step(&[1; 16]).is_ok());
+}

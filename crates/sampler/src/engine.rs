@@ -1,0 +1,66 @@
+//! What any source of rollouts offers the trainer, in this process or on another machine.
+
+use crate::pick::Sampling;
+use crate::rollout::Rollout;
+use model::Qwen2;
+
+/// One response to sample.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Token ids of the prompt; at least one.
+    pub prompt: &'a [u32],
+    /// The stream of random numbers of this row: the same stream, weights and prompt give the same response.
+    pub stream: u64,
+    /// The budget `L(t)`: tokens the response may have, thinking and the stop token included; at least one.
+    pub max_new_tokens: usize,
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Sample on.
+    Continue,
+    /// Stop now; the call ends with [`Error::Stopped`].
+    Stop,
+}
+
+/// What can go wrong with sampling.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No weights were loaded.
+    #[error("the engine has no weights yet")]
+    NoWeights,
+    /// A request that cannot be served.
+    #[error("{0}")]
+    Request(String),
+    /// The caller asked to stop.
+    #[error("sampling was stopped")]
+    Stopped,
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A source of rollouts.
+pub trait Engine {
+    /// Takes a model's current weights.
+    ///
+    /// # Errors
+    /// When the engine cannot hold or run them.
+    fn load_weights(&mut self, model: &Qwen2) -> Result<()>;
+
+    /// Samples every request; rollouts come back in the order of the requests. `watch` is called now and then with the
+    /// number of tokens sampled so far.
+    ///
+    /// # Errors
+    /// When a request cannot be served, or `watch` asks to stop.
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        sampling: &Sampling,
+        watch: &mut dyn FnMut(usize) -> Control,
+    ) -> Result<Vec<Rollout>>;
+}

@@ -1,0 +1,14 @@
+//! Rollouts: responses sampled from a policy, each seeded by its own place in the run.
+//!
+//! An [`Engine`] takes weights and requests and gives [`Rollout`]s. [`Local`] is the engine in this process, with
+//! continuous batching; it knows tokens and a budget, not answers.
+
+mod engine;
+mod local;
+pub mod pick;
+mod rollout;
+
+pub use engine::{Control, Engine, Error, Request, Result};
+pub use local::{Limits, Local};
+pub use pick::Sampling;
+pub use rollout::{Finish, Rollout};

@@ -1,0 +1,174 @@
+//! The engine in this process: continuous batching over a preallocated cache.
+//!
+//! Requests wait in a queue; a row that has finished is replaced at once, so one long response never holds a batch. What a
+//! row samples depends on its own stream and prompt alone, never on its neighbours.
+
+use crate::engine::{Control, Engine, Error, Request, Result};
+use crate::pick::{Sampling, pick, uniform};
+use crate::rollout::{Finish, Rollout};
+use model::Qwen2;
+use model::cache::KvCache;
+use model::decode::{Decoder, Span};
+
+/// What the engine may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows decoded at once, at least one.
+    pub max_rows: usize,
+    /// Bytes of the key-value cache; `None` takes what `max_rows` need.
+    pub cache_bytes: Option<u64>,
+}
+
+/// Continuous batching on this machine's CPU.
+pub struct Local {
+    limits: Limits,
+    decoder: Option<Decoder>,
+    version: u64,
+    cache: Option<KvCache>,
+}
+
+/// A row in progress.
+struct Row {
+    request: usize,
+    tokens: Vec<u32>,
+    log_probs: Vec<f32>,
+}
+
+impl Local {
+    /// An engine without weights yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, decoder: None, version: 0, cache: None }
+    }
+
+    /// A cache for these requests: as many rows as are allowed, are needed, and fit.
+    fn cache(&mut self, requests: &[Request]) -> Result<KvCache> {
+        let decoder = self.decoder.as_ref().ok_or(Error::NoWeights)?;
+        let capacity = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(0);
+        let limit = decoder.config().max_positions;
+        if capacity > limit {
+            let message = "shorten the prompt or the budget (schedule.l_max, --max-tokens)";
+            return Err(Error::Request(format!(
+                "{capacity} tokens are beyond the model's limit of {limit}; {message}"
+            )));
+        }
+        let mut rows = self.limits.max_rows.min(requests.len()).max(1);
+        if let Some(bytes) = self.limits.cache_bytes {
+            let row = KvCache::bytes(decoder.config(), 1, capacity) as u64;
+            rows = rows.min(usize::try_from(bytes / row).unwrap_or(usize::MAX));
+            if rows == 0 {
+                let message =
+                    format!("a sequence of {capacity} tokens needs {row} bytes of cache, the limit is {bytes}");
+                return Err(Error::Request(format!("{message}; raise sampler.cache_memory")));
+            }
+        }
+        match self.cache.take() {
+            Some(mut cache) if cache.fits(rows, capacity) => {
+                cache.slots_mut().iter_mut().for_each(model::cache::Slot::clear);
+                Ok(cache)
+            }
+            _ => Ok(decoder.cache(rows, capacity)),
+        }
+    }
+
+    fn run(
+        &self,
+        cache: &mut KvCache,
+        requests: &[Request],
+        sampling: &Sampling,
+        watch: &mut dyn FnMut(usize) -> Control,
+    ) -> Result<Vec<Rollout>> {
+        let decoder = self.decoder.as_ref().ok_or(Error::NoWeights)?;
+        let slots = self.limits.max_rows.min(cache.slots_mut().len());
+        let mut queue = 0..requests.len();
+        let mut rows: Vec<Option<Row>> = (0..slots).map(|_| None).collect();
+        let mut done: Vec<Option<Rollout>> = requests.iter().map(|_| None).collect();
+        let mut sampled = 0;
+        loop {
+            for (row, slot) in rows.iter_mut().zip(cache.slots_mut()).filter(|(row, _)| row.is_none()) {
+                slot.clear();
+                *row = queue.next().map(|request| Row::new(request, requests[request].max_new_tokens));
+            }
+            let (mut active, spans): (Vec<&mut Option<Row>>, Vec<Span>) = rows
+                .iter_mut()
+                .zip(cache.slots_mut())
+                .filter_map(|(row, slot)| {
+                    let tokens = row.as_ref()?.feed(requests).to_vec().into();
+                    Some((row, Span { tokens, slot }))
+                })
+                .unzip();
+            if active.is_empty() {
+                break;
+            }
+            let draws: Vec<f64> = active.iter().flat_map(|row| row.as_ref().map(|r| r.draw(requests))).collect();
+            let picked = decoder.step(spans, |i, logits| pick(logits, sampling, draws[i]))?;
+            sampled += picked.len();
+            for (slot, (token, log_prob)) in active.iter_mut().zip(picked) {
+                let Some(row) = slot else { continue };
+                if let Some(finish) = row.push(token, log_prob, requests, sampling) {
+                    let request = row.request;
+                    done[request] = slot.take().map(|row| row.finished(finish, self.version));
+                }
+            }
+            if watch(sampled) == Control::Stop {
+                return Err(Error::Stopped);
+            }
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+}
+
+impl Row {
+    fn new(request: usize, budget: usize) -> Self {
+        Self { request, tokens: Vec::with_capacity(budget), log_probs: Vec::with_capacity(budget) }
+    }
+
+    /// What the next step reads: the whole prompt first, then the token sampled last.
+    fn feed<'a>(&'a self, requests: &'a [Request]) -> &'a [u32] {
+        match self.tokens.len() {
+            0 => requests[self.request].prompt,
+            n => &self.tokens[n - 1..],
+        }
+    }
+
+    /// The random number of the next token.
+    fn draw(&self, requests: &[Request]) -> f64 {
+        uniform(requests[self.request].stream, self.tokens.len())
+    }
+
+    /// Takes a token; says how the response ended if it did.
+    fn push(&mut self, token: u32, log_prob: f32, requests: &[Request], sampling: &Sampling) -> Option<Finish> {
+        self.tokens.push(token);
+        self.log_probs.push(log_prob);
+        if sampling.stop.contains(&token) {
+            return Some(Finish::Stop);
+        }
+        (self.tokens.len() >= requests[self.request].max_new_tokens).then_some(Finish::Length)
+    }
+
+    fn finished(self, finish: Finish, weight_version: u64) -> Rollout {
+        Rollout { tokens: self.tokens, log_probs: self.log_probs, finish, weight_version }
+    }
+}
+
+impl Engine for Local {
+    fn load_weights(&mut self, model: &Qwen2) -> Result<()> {
+        self.decoder = Some(Decoder::pack(model)?);
+        self.version += 1;
+        Ok(())
+    }
+
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        sampling: &Sampling,
+        watch: &mut dyn FnMut(usize) -> Control,
+    ) -> Result<Vec<Rollout>> {
+        if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
+            return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
+        }
+        let mut cache = self.cache(requests)?;
+        let rollouts = self.run(&mut cache, requests, sampling, watch);
+        self.cache = Some(cache);
+        rollouts
+    }
+}

@@ -1,0 +1,111 @@
+//! How a command ends: its exit status, its one line of error, and output that survives a closed pipe.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::data::DataError;
+
+/// Exit status of a command that failed.
+pub const FAILED: u8 = 1;
+/// Exit status of wrong usage or configuration, files that the user names included.
+pub const USAGE: u8 = 2;
+/// Exit status of a run that was interrupted and can be resumed: 128 + SIGINT, as shells have it.
+pub const INTERRUPTED: u8 = 130;
+
+/// What the user gave cannot be used: exit status 2. The message names the thing, its value and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    /// A message that names the file, key or value, and what to do.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// The run was interrupted and its state is safe: exit status 130.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; continue with: trainer --resume {}", checkpoint.display())]
+pub struct Interrupted {
+    /// The checkpoint to resume from.
+    pub checkpoint: PathBuf,
+}
+
+/// Whoever read stdout has closed it, which is how `trainer schedule | head -3` ends well: exit status 0.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout was closed")]
+pub struct OutputClosed;
+
+/// Writes `text` to stdout and flushes it.
+///
+/// # Errors
+/// [`OutputClosed`] when the reader is gone, else what the system says. `print!` would panic.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => OutputClosed.into(),
+        _ => anyhow::Error::new(error).context("cannot write to stdout"),
+    })
+}
+
+/// The exit status that an error stands for.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<OutputClosed>() {
+        0
+    } else if error.is::<Interrupted>() {
+        INTERRUPTED
+    } else if error.is::<UsageError>() || error.is::<ConfigError>() || error.is::<DataError>() {
+        USAGE
+    } else {
+        FAILED
+    }
+}
+
+/// An error and its causes on one line, joined by `: `.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some errors of libraries quote their cause and have it too; it is said once.
+        if !message.contains(&cause) {
+            message.push_str(if message.is_empty() { "" } else { ": " });
+            message.push_str(&cause);
+        }
+    }
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+
+    #[test]
+    fn every_end_has_its_status() {
+        let usage: anyhow::Error = UsageError::new("no such model").into();
+        assert_eq!(exit_code(&usage), 2);
+        let config = Config::resolve(None, &["nonsense".into()], &Overrides::default()).unwrap_err();
+        assert_eq!(exit_code(&config.into()), 2);
+        let data = "countdwon".parse::<crate::data::Source>().unwrap_err();
+        assert_eq!(exit_code(&data.into()), 2);
+        assert_eq!(exit_code(&Interrupted { checkpoint: "runs/a".into() }.into()), 130);
+        assert_eq!(exit_code(&OutputClosed.into()), 0);
+        assert_eq!(exit_code(&anyhow!("torn checkpoint")), 1);
+    }
+
+    #[test]
+    fn context_does_not_hide_the_status() {
+        let wrapped = Err::<(), _>(UsageError::new("no such file")).context("reading rows").unwrap_err();
+        assert_eq!(exit_code(&wrapped), 2);
+        assert_eq!(one_line(&wrapped), "reading rows: no such file");
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        assert_eq!(one_line(&anyhow!("first\n  second\n").context("top")), "top: first second");
+        assert_eq!(one_line(&anyhow!("disk full").context("a.txt: disk full")), "a.txt: disk full");
+    }
+}

@@ -1,0 +1,184 @@
+//! What a run needs against what the machine has, and what would fail, before anything is downloaded.
+
+pub mod machine;
+pub mod memory;
+pub mod policy;
+
+use std::fmt::Write;
+
+use crate::config::{Config, DeviceChoice, Dtype};
+use crate::data::{self, Source, Use};
+use machine::Memory;
+use memory::{Need, show, thousands};
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Lines for a person, one fact each.
+    pub text: String,
+    /// What would fail, and what to do about it; empty when a run can start.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    fn fact(&mut self, name: &str, value: impl AsRef<str>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{name:<10} {}", value.as_ref());
+    }
+}
+
+/// Looks at the machine, the policy and the data that `config` names.
+pub fn examine(config: &Config) -> Report {
+    let mut report = Report::default();
+    look_at_machine(config, &mut report);
+    look_at_policy(config, &mut report);
+    look_at_data(config, &mut report);
+    if report.failures.is_empty() {
+        report.fact("verdict", "a run with these settings can start");
+    }
+    for failure in report.failures.clone() {
+        report.fact("fails", failure);
+    }
+    report
+}
+
+fn look_at_machine(config: &Config, report: &mut Report) {
+    report.fact("program", format!("trainer {}", env!("CARGO_PKG_VERSION")));
+    let has = |(name, there): &(&str, bool)| format!("{name} {}", if *there { "yes" } else { "no" });
+    let instructions: Vec<String> = machine::vector_instructions().iter().map(has).collect();
+    let threads = machine::threads();
+    let used = config.run.threads.unwrap_or(threads);
+    report.fact("cpu", format!("{}, {}", std::env::consts::ARCH, instructions.join(", ")));
+    report.fact("threads", format!("{used} used of {threads}"));
+    let Memory { total, available } = machine::memory();
+    report.fact("memory", format!("{} available of {}", show(available), show(total)));
+    for device in [DeviceChoice::Cuda, DeviceChoice::Metal] {
+        let state = machine::usable(device).map_or_else(|reason| format!("no: {reason}"), |()| "yes".into());
+        report.fact(&device.to_string(), state);
+    }
+    let device = machine::resolve(config.run.device);
+    report.fact("device", format!("{device} (run.device = \"{}\")", config.run.device));
+    if let Err(reason) = machine::usable(device) {
+        report.failures.push(format!("run.device = \"{device}\": {reason}"));
+    }
+}
+
+fn look_at_policy(config: &Config, report: &mut Report) {
+    let found = policy::find(&config.model.path);
+    report.fact("model", format!("{}: {}", config.model.path, found.place));
+    report.failures.extend(found.failure);
+    let device = machine::resolve(config.run.device);
+    if config.model.dtype == Dtype::Bf16 && device == DeviceChoice::Cpu {
+        report.failures.push("model.dtype = \"bf16\": the CPU computes in f32; set model.dtype to \"f32\"".into());
+    }
+    let Some(shape) = found.shape else {
+        report.fact("needs", "unknown until config.json can be read");
+        return;
+    };
+    let longest = memory::longest_sequence(config);
+    if longest > shape.max_positions {
+        report.failures.push(format!(
+            "a prompt of {} tokens with the largest budget makes {longest}, and the model ends at {}; lower \
+             schedule.l_max, evaluate.max_tokens or data.max_prompt_tokens",
+            config.data.max_prompt_tokens, shape.max_positions
+        ));
+    }
+    let need = memory::estimate(&shape, config);
+    report.fact("needs", format!("{}, about, at its peak:", show(need.total())));
+    for item in &need.items {
+        let _ = writeln!(report.text, "{:>10} {:<16} {}", show(item.bytes), item.name, item.formula);
+    }
+    match machine::device_memory(device) {
+        Some(there) => report.failures.extend(shortage(&need, there, config)),
+        None => report.fact("there", format!("the memory of {device} cannot be told")),
+    }
+}
+
+/// What to say when `need` does not fit into what is `there`.
+pub fn shortage(need: &Need, there: Memory, config: &Config) -> Option<String> {
+    if need.total() <= there.available {
+        return None;
+    }
+    let mut remedies = Vec::new();
+    if config.model.recompute != Some(true) {
+        remedies.push("set model.recompute = true");
+    }
+    remedies.push("lower model.micro_batch_tokens, sampler.max_rows or schedule.l_max");
+    if config.model.lora.is_none() {
+        remedies.push("train adapters (model.lora)");
+    }
+    Some(format!(
+        "memory: about {} needed, {} available of {}; {}",
+        show(need.total()),
+        show(there.available),
+        show(there.total),
+        remedies.join(", or ")
+    ))
+}
+
+fn look_at_data(config: &Config, report: &mut Report) {
+    let data = [("data.train", &config.data.train, Use::Train), ("data.eval", &config.data.eval, Use::Evaluate)];
+    for (key, name, purpose) in data {
+        let loaded = name
+            .parse::<Source>()
+            .and_then(|source| data::load(&source, purpose, config.run.seed, config.reward.verifier_kind()));
+        match loaded {
+            Ok(loaded) => {
+                let count =
+                    loaded.problems.len().map_or("problems without end".into(), |count| format!("{count} problems"));
+                report.fact("data", format!("{key} = {name}: {count}"));
+                if !loaded.left_out.is_empty() {
+                    report.fact(
+                        "",
+                        format!("{} rows left out, the first: {}", loaded.left_out.len(), loaded.left_out[0]),
+                    );
+                }
+            }
+            Err(error) => {
+                report.fact("data", format!("{key} = {name}: cannot be loaded"));
+                report.failures.push(format!("{key}: {error}"));
+            }
+        }
+    }
+    let steps = config.schedule.cycles * config.schedule.cycle_steps;
+    let rollouts = steps.saturating_mul(config.sampler.prompts_per_step * config.sampler.group_size);
+    report.fact("work", format!("{} steps, {} rollouts", thousands(steps as u64), thousands(rollouts as u64)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_settings_can_start() {
+        let mut config = Config::countdown();
+        config.run.device = DeviceChoice::Cpu;
+        let report = examine(&config);
+        assert_eq!(report.failures, Vec::<String>::new(), "{}", report.text);
+        assert!(report.text.contains("a run with these settings can start"), "{}", report.text);
+    }
+
+    #[test]
+    fn what_would_fail_is_said_with_its_remedy() {
+        let mut config = Config::countdown();
+        config.model.dtype = Dtype::Bf16;
+        config.run.device = DeviceChoice::Cpu;
+        config.schedule.l_max = 1_000_000;
+        config.data.train = "no/such/file.jsonl".into();
+        config.data.eval = "countdwon".into();
+        let failures = examine(&config).failures.join("\n");
+        for expected in ["set model.dtype to \"f32\"", "lower schedule.l_max", "no/such/file.jsonl", "countdwon"] {
+            assert!(failures.contains(expected), "{expected}: {failures}");
+        }
+    }
+
+    #[test]
+    fn a_shortage_names_both_sizes() {
+        let config = Config::countdown();
+        let item = memory::Item { name: "weights", bytes: 3 << 30, formula: String::new() };
+        let need = Need { items: vec![item] };
+        assert_eq!(shortage(&need, Memory { total: 4 << 30, available: 3 << 30 }, &config), None);
+        let message = shortage(&need, Memory { total: 4 << 30, available: 2 << 30 }, &config).unwrap();
+        assert!(message.starts_with("memory: about 3.0 GiB needed, 2.0 GiB available of 4.0 GiB; "), "{message}");
+    }
+}

@@ -1,0 +1,20 @@
+//! The trainer: configuration, data, the SIRI loop, its optimiser, evaluation and reports.
+//!
+//! Everything the `trainer` program does is a function here, so that tests and other programs can call it.
+
+pub mod advantage;
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod data;
+pub mod doctor;
+pub mod evaluate;
+pub mod loss;
+pub mod metrics;
+pub mod optimizer;
+pub mod policy;
+pub mod report;
+pub mod run;
+pub mod sft;
+pub mod update;

@@ -1,0 +1,269 @@
+//! AdamW with f32 moments, parameter groups and gradient clipping, which can be saved and resumed bit for bit.
+//!
+//! On the CPU the update is one fused pass that writes into the variables' own storage, so that everything that shares
+//! it (the detached twin that generates) sees the new weights. Elsewhere it is composed of tensor operations.
+
+mod fused;
+mod gradients;
+mod stored;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Tensor, Var};
+use rayon::prelude::*;
+use std::collections::HashSet;
+
+pub use gradients::Gradients;
+use gradients::Sum;
+
+/// Values handled at a time where work is split over threads: 256 KiB of f32, which stays in a core's own cache.
+/// Fixed, so that the order of every sum is the same at any number of threads.
+const CHUNK: usize = 1 << 16;
+
+/// The knobs of [`AdamW`] that stay the same over a run; the learning rate is given with each step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Decay of the mean of the gradients, in `[0, 1)`.
+    pub beta1: f64,
+    /// Decay of the mean of their squares, in `[0, 1)`.
+    pub beta2: f64,
+    /// Added to the root of the second moment; above 0.
+    pub epsilon: f64,
+    /// Decoupled decay, times the learning rate, of matrices (see [`decays`]).
+    pub weight_decay: f64,
+    /// The gradient is scaled down to this norm, over all variables, if it is longer; 0 turns clipping off.
+    pub max_grad_norm: f64,
+}
+
+impl Default for AdamWSettings {
+    /// Betas 0.9 and 0.999, epsilon 1e-8, no decay, gradient norm at most 1.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Norm of the gradient over all variables, before clipping.
+    pub grad_norm: f64,
+    /// What the gradient was multiplied with: 1 if it was not clipped.
+    pub clip_scale: f64,
+}
+
+/// The optimiser and its state.
+///
+/// With gradient `g` (after clipping) and step count `t` from 1, each variable `p` is updated as
+///
+/// ```text
+/// m = beta1 m + (1 - beta1) g
+/// v = beta2 v + (1 - beta2) g^2
+/// p = p (1 - lr weight_decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
+/// ```
+///
+/// Loshchilov and Hutter, *Decoupled Weight Decay Regularization* (arXiv 1711.05101), in PyTorch's order of operations.
+/// A bf16 or f16 variable has an f32 master copy: steps far smaller than its spacing add up there.
+#[derive(Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    step: u64,
+    entries: Vec<Entry>,
+}
+
+/// One variable and its state.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    var: Var,
+    decays: bool,
+    state: State,
+}
+
+/// Moments and master copy, in the shape of the variable: flat host memory on the CPU, else tensors on its device.
+#[derive(Debug)]
+enum State {
+    Host { first: Vec<f32>, second: Vec<f32>, master: Option<Vec<f32>> },
+    Device { first: Tensor, second: Tensor, master: Option<Tensor> },
+}
+
+/// The factors of one step.
+#[derive(Clone, Copy, Debug)]
+struct Factors {
+    grad_scale: f64,
+    beta1: f64,
+    beta2: f64,
+    /// `lr / (1 - beta1^t)`
+    step_size: f64,
+    /// `1 / sqrt(1 - beta2^t)`
+    second_scale: f64,
+    epsilon: f64,
+    /// `1 - lr weight_decay`
+    keep: f64,
+}
+
+/// Whether weight decay applies to a variable: to matrices (embeddings and LoRA's included), not to norms and biases,
+/// which are told by their name or by having one dimension.
+#[must_use]
+pub fn decays(name: &str, rank: usize) -> bool {
+    rank >= 2 && !name.ends_with(".bias") && !name.ends_with("norm.weight")
+}
+
+impl AdamW {
+    /// An optimiser of the named variables, with zero moments.
+    ///
+    /// # Errors
+    /// If there are none, two have one name, one is not f32, bf16 or f16, or a setting is out of range.
+    pub fn new(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
+        Self::with_state(vars, settings, |var| var.device().is_cpu())
+    }
+
+    /// The composed twin of [`AdamW::new`] on any device: the reference that the fused update is compared with.
+    ///
+    /// # Errors
+    /// As [`AdamW::new`].
+    pub fn composed(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
+        Self::with_state(vars, settings, |_| false)
+    }
+
+    fn with_state(vars: &[(String, Var)], settings: AdamWSettings, on_host: impl Fn(&Var) -> bool) -> Result<Self> {
+        check_settings(&settings)?;
+        ensure!(!vars.is_empty(), "there are no variables to train");
+        let mut names = HashSet::new();
+        if let Some((name, _)) = vars.iter().find(|(name, _)| !names.insert(name)) {
+            bail!("two variables are named `{name}`");
+        }
+        let entries = vars
+            .iter()
+            .map(|(name, var)| {
+                Ok(Entry {
+                    name: name.clone(),
+                    var: var.clone(),
+                    decays: decays(name, var.rank()),
+                    state: State::new(var, on_host(var)).with_context(|| name.clone())?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { settings, step: 0, entries })
+    }
+
+    /// Number of updates made, those before a resume included.
+    #[must_use]
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Updates every variable from the gradient of the whole batch. The result doesn't depend on the number of threads.
+    ///
+    /// # Errors
+    /// If a variable got no gradient, a gradient is not finite, or `gradients` were made for other variables; then
+    /// nothing is changed.
+    pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<StepReport> {
+        ensure!(
+            learning_rate.is_finite() && learning_rate >= 0.0,
+            "the learning rate is {learning_rate}; it has to be a number from 0"
+        );
+        let sums = gradients.sums_for(self.entries.iter().map(|entry| entry.name.as_str()))?;
+        let missing = gradients.missing();
+        ensure!(
+            missing.is_empty(),
+            "no gradient reached {} of {} variables: {}; an operation on their path is not differentiable",
+            missing.len(),
+            self.entries.len(),
+            missing.join(", ")
+        );
+        let grad_norm = gradients.global_norm()?;
+        if !grad_norm.is_finite() {
+            bail!("the gradient of `{}` is not finite", gradients.first_not_finite()?);
+        }
+        let max = self.settings.max_grad_norm;
+        let clip_scale = if max > 0.0 && grad_norm > max { max / grad_norm } else { 1.0 };
+        self.step += 1;
+        let factors = self.factors(clip_scale, learning_rate);
+        self.entries.par_iter_mut().zip(sums).try_for_each(|(entry, gradient)| entry.update(gradient, factors))?;
+        Ok(StepReport { grad_norm, clip_scale })
+    }
+
+    fn factors(&self, grad_scale: f64, learning_rate: f64) -> Factors {
+        let s = &self.settings;
+        let t = self.step as f64;
+        Factors {
+            grad_scale,
+            beta1: s.beta1,
+            beta2: s.beta2,
+            step_size: learning_rate / (1.0 - s.beta1.powf(t)),
+            second_scale: (1.0 - s.beta2.powf(t)).sqrt().recip(),
+            epsilon: s.epsilon,
+            keep: 1.0 - learning_rate * s.weight_decay,
+        }
+    }
+}
+
+fn check_settings(settings: &AdamWSettings) -> Result<()> {
+    for (key, value) in [("beta1", settings.beta1), ("beta2", settings.beta2)] {
+        ensure!((0.0..1.0).contains(&value), "optimizer.{key} is {value}; it has to be at least 0 and below 1");
+    }
+    for (key, value) in [("weight_decay", settings.weight_decay), ("max_grad_norm", settings.max_grad_norm)] {
+        ensure!(value.is_finite() && value >= 0.0, "optimizer.{key} is {value}; it has to be a number from 0");
+    }
+    let epsilon = settings.epsilon;
+    ensure!(epsilon.is_finite() && epsilon > 0.0, "optimizer.epsilon is {epsilon}; it has to be above 0");
+    Ok(())
+}
+
+impl State {
+    fn new(var: &Var, on_host: bool) -> Result<Self> {
+        let master = match var.dtype() {
+            DType::F32 => None,
+            DType::BF16 | DType::F16 => Some(var.as_detached_tensor().to_dtype(DType::F32)?),
+            other => bail!("a variable of type {other:?} can't be trained; use f32, bf16 or f16"),
+        };
+        if on_host {
+            let zeros = vec![0.0; var.elem_count()];
+            let master = master.map(|m| m.flatten_all()?.to_vec1()).transpose()?;
+            return Ok(Self::Host { first: zeros.clone(), second: zeros, master });
+        }
+        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+        Ok(Self::Device { first: zeros()?, second: zeros()?, master })
+    }
+}
+
+impl Entry {
+    fn update(&mut self, gradient: &Sum, mut factors: Factors) -> Result<()> {
+        if !self.decays {
+            factors.keep = 1.0;
+        }
+        match (&mut self.state, gradient) {
+            (State::Host { first, second, master }, Sum::Host(gradient)) => {
+                let update = fused::Update::new(first, second, master.as_mut(), gradient, factors);
+                self.var.inplace_op1(&update)?;
+            }
+            (State::Device { first, second, master }, gradient) => {
+                let gradient = gradient.to_tensor(&self.var)?;
+                let old = match master {
+                    Some(master) => master.clone(),
+                    None => self.var.as_detached_tensor(),
+                };
+                let new = composed(&old, first, second, &gradient, factors)?;
+                self.var.set(&new.to_dtype(self.var.dtype())?)?;
+                if let Some(master) = master {
+                    *master = new;
+                }
+            }
+            (State::Host { .. }, Sum::Device(_)) => {
+                bail!("`{}` is on the CPU but its gradient is not", self.name)
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The formula of [`AdamW`] in tensor operations: moves the moments and returns the new value.
+fn composed(old: &Tensor, first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, f: Factors) -> Result<Tensor> {
+    let gradient = (gradient * f.grad_scale)?;
+    *first = ((&*first * f.beta1)? + (&gradient * (1.0 - f.beta1))?)?;
+    *second = ((&*second * f.beta2)? + (gradient.sqr()? * (1.0 - f.beta2))?)?;
+    let divisor = ((second.sqrt()? * f.second_scale)? + f.epsilon)?;
+    Ok(((old * f.keep)? - ((&*first / divisor)? * f.step_size)?)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! AdamW's update in one pass over host memory, written into the storage of the variable.
+
+use super::{CHUNK, Factors};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// The update of one variable, to be applied to its tensor in place.
+pub(super) struct Update<'a> {
+    /// In a cell because candle hands an operation to its storage by shared reference.
+    state: RefCell<Slices<'a>>,
+    gradient: &'a [f32],
+    factors: Narrow,
+}
+
+struct Slices<'a> {
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    master: Option<&'a mut Vec<f32>>,
+}
+
+/// [`Factors`] in the precision of the arithmetic.
+#[derive(Clone, Copy)]
+struct Narrow {
+    grad_scale: f32,
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    step_size: f32,
+    second_scale: f32,
+    epsilon: f32,
+    keep: f32,
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn new(
+        first: &'a mut [f32],
+        second: &'a mut [f32],
+        master: Option<&'a mut Vec<f32>>,
+        gradient: &'a [f32],
+        f: Factors,
+    ) -> Self {
+        Self {
+            state: RefCell::new(Slices { first, second, master }),
+            gradient,
+            factors: Narrow {
+                grad_scale: f.grad_scale as f32,
+                beta1: f.beta1 as f32,
+                one_minus_beta1: (1.0 - f.beta1) as f32,
+                beta2: f.beta2 as f32,
+                one_minus_beta2: (1.0 - f.beta2) as f32,
+                step_size: f.step_size as f32,
+                second_scale: f.second_scale as f32,
+                epsilon: f.epsilon as f32,
+                keep: f.keep as f32,
+            },
+        }
+    }
+}
+
+impl InplaceOp1 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("adamw: a variable has to be contiguous") };
+        let mut state = self.state.borrow_mut();
+        let Slices { first, second, master } = &mut *state;
+        match (storage, master) {
+            (CpuStorage::F32(values), None) => {
+                let values = &mut values[start..end];
+                update(values, first, second, self.gradient, self.factors);
+            }
+            (CpuStorage::BF16(values), Some(master)) => {
+                update(master, first, second, self.gradient, self.factors);
+                narrow(&mut values[start..end], master, bf16::from_f32);
+            }
+            (CpuStorage::F16(values), Some(master)) => {
+                update(master, first, second, self.gradient, self.factors);
+                narrow(&mut values[start..end], master, f16::from_f32);
+            }
+            _ => bail!("adamw: the variable's type has changed"),
+        }
+        Ok(())
+    }
+}
+
+/// Values are independent, so the split over threads doesn't change them.
+fn update(values: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32], f: Narrow) {
+    values
+        .par_chunks_mut(CHUNK)
+        .zip(first.par_chunks_mut(CHUNK))
+        .zip(second.par_chunks_mut(CHUNK))
+        .zip(gradient.par_chunks(CHUNK))
+        .for_each(|(((values, first), second), gradient)| {
+            let moments = first.iter_mut().zip(second);
+            for ((value, (first, second)), gradient) in values.iter_mut().zip(moments).zip(gradient) {
+                let gradient = gradient * f.grad_scale;
+                *first = *first * f.beta1 + gradient * f.one_minus_beta1;
+                *second = *second * f.beta2 + gradient * gradient * f.one_minus_beta2;
+                let divisor = second.sqrt() * f.second_scale + f.epsilon;
+                *value = *value * f.keep - *first / divisor * f.step_size;
+            }
+        });
+}
+
+fn narrow<T: Send>(values: &mut [T], master: &[f32], round: impl Fn(f32) -> T + Sync) {
+    values.par_chunks_mut(CHUNK).zip(master.par_chunks(CHUNK)).for_each(|(values, master)| {
+        for (value, &master) in values.iter_mut().zip(master) {
+            *value = round(master);
+        }
+    });
+}

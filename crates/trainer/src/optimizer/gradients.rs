@@ -1,0 +1,248 @@
+//! The gradient of a batch: f32 sums over its micro-batches, in an order that doesn't depend on threads.
+
+use super::CHUNK;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use rayon::prelude::*;
+
+/// One sum for each variable.
+///
+/// Micro-batches may run on any threads; add their gradients in the order of the batch, either each `GradStore` with
+/// [`Gradients::accumulate`], or, since a `GradStore` keeps the activations of its forward pass alive, one `Gradients`
+/// a micro-batch and [`Gradients::merge`]. Both give the same bits.
+#[derive(Debug)]
+pub struct Gradients {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    var: Var,
+    sum: Sum,
+    received: bool,
+}
+
+/// A sum in the shape of its variable: flat host memory for one on the CPU, else a tensor on its device.
+#[derive(Debug)]
+pub(super) enum Sum {
+    Host(Vec<f32>),
+    Device(Tensor),
+}
+
+impl Gradients {
+    /// Zeros for the named variables, in their order.
+    ///
+    /// # Errors
+    /// If a device has no memory for them.
+    pub fn new(vars: &[(String, Var)]) -> Result<Self> {
+        let entries = vars
+            .iter()
+            .map(|(name, var)| {
+                Ok(Entry { name: name.clone(), var: var.clone(), sum: Sum::zeros(var)?, received: false })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { entries })
+    }
+
+    /// Adds the gradient of the variable at `index`, in its shape and any float type.
+    ///
+    /// # Errors
+    /// If there is no such variable or its shape is another.
+    pub fn add(&mut self, index: usize, gradient: &Tensor) -> Result<()> {
+        let variables = self.entries.len();
+        let entry = self
+            .entries
+            .get_mut(index)
+            .with_context(|| format!("there is no variable {index}: there are {variables}"))?;
+        entry.add(gradient)
+    }
+
+    /// Adds what a backward pass left for the variables. One that it didn't reach is left as it is; see
+    /// [`Gradients::missing`].
+    ///
+    /// # Errors
+    /// If a gradient's shape is not its variable's.
+    pub fn accumulate(&mut self, store: &GradStore) -> Result<()> {
+        self.entries.par_iter_mut().try_for_each(|entry| match store.get(entry.var.as_tensor()) {
+            Some(gradient) => {
+                let gradient = gradient.clone();
+                entry.add(&gradient)
+            }
+            None => Ok(()),
+        })
+    }
+
+    /// Adds the sums of other micro-batches.
+    ///
+    /// # Errors
+    /// If they were made for other variables.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let sums = other.sums_for(self.entries.iter().map(|entry| entry.name.as_str()))?;
+        self.entries.par_iter_mut().zip(sums).zip(&other.entries).try_for_each(|((entry, sum), other)| {
+            entry.received |= other.received;
+            entry.sum.add(sum)
+        })
+    }
+
+    /// Names of the variables that no gradient was added to since the start or the last [`Gradients::zero`].
+    #[must_use]
+    pub fn missing(&self) -> Vec<&str> {
+        let missing = self.entries.iter().filter(|entry| !entry.received);
+        missing.map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// The Euclidean norm over all variables, summed in f64 and in a fixed order on the CPU.
+    ///
+    /// # Errors
+    /// If a device fails.
+    pub fn global_norm(&self) -> Result<f64> {
+        let squares: Vec<f64> = self.entries.par_iter().map(|entry| entry.sum.squares()).collect::<Result<_>>()?;
+        Ok(squares.iter().sum::<f64>().sqrt())
+    }
+
+    /// Multiplies all sums.
+    ///
+    /// # Errors
+    /// If a device fails.
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        self.entries.par_iter_mut().try_for_each(|entry| match &mut entry.sum {
+            Sum::Host(values) => {
+                let factor = factor as f32;
+                values.iter_mut().for_each(|value| *value *= factor);
+                Ok(())
+            }
+            Sum::Device(tensor) => {
+                *tensor = (&*tensor * factor)?;
+                Ok(())
+            }
+        })
+    }
+
+    /// Back to zeros, for the next batch; host memory is kept.
+    ///
+    /// # Errors
+    /// If a device has no memory for them.
+    pub fn zero(&mut self) -> Result<()> {
+        for entry in &mut self.entries {
+            entry.received = false;
+            match &mut entry.sum {
+                Sum::Host(values) => values.fill(0.0),
+                Sum::Device(tensor) => *tensor = tensor.zeros_like()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums, if they belong to the variables of these names.
+    pub(super) fn sums_for<'a>(&self, names: impl ExactSizeIterator<Item = &'a str>) -> Result<Vec<&Sum>> {
+        ensure!(
+            names.len() == self.entries.len(),
+            "gradients of {} variables for {} others",
+            self.entries.len(),
+            names.len()
+        );
+        for (name, entry) in names.zip(&self.entries) {
+            if name != entry.name {
+                bail!("the gradient of `{}` was given for `{name}`", entry.name);
+            }
+        }
+        Ok(self.entries.iter().map(|entry| &entry.sum).collect())
+    }
+
+    /// The name of the first variable whose gradient has a value that is not finite.
+    pub(super) fn first_not_finite(&self) -> Result<&str> {
+        for entry in &self.entries {
+            if !entry.sum.squares()?.is_finite() {
+                return Ok(&entry.name);
+            }
+        }
+        Ok("all variables together")
+    }
+}
+
+impl Entry {
+    fn add(&mut self, gradient: &Tensor) -> Result<()> {
+        if gradient.shape() != self.var.shape() {
+            bail!("`{}` is {:?}, its gradient {:?}", self.name, self.var.dims(), gradient.dims());
+        }
+        self.received = true;
+        match &mut self.sum {
+            Sum::Host(sum) => add_tensor(sum, gradient),
+            Sum::Device(sum) => {
+                // Detached, for a gradient may still hold the graph that it came from.
+                *sum = (&*sum + gradient.to_dtype(DType::F32)?)?.detach();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Sum {
+    fn zeros(var: &Var) -> Result<Self> {
+        if var.device().is_cpu() {
+            return Ok(Self::Host(vec![0.0; var.elem_count()]));
+        }
+        let zeros = Tensor::zeros(var.shape(), DType::F32, var.device())?;
+        Ok(Self::Device(zeros))
+    }
+
+    fn add(&mut self, other: &Self) -> Result<()> {
+        match (self, other) {
+            (Self::Host(sum), Self::Host(other)) => add_slice(sum, other),
+            (Self::Device(sum), Self::Device(other)) => *sum = (&*sum + other)?,
+            _ => bail!("gradients of one variable are on two devices"),
+        }
+        Ok(())
+    }
+
+    /// The sum of the squared values.
+    fn squares(&self) -> Result<f64> {
+        match self {
+            Self::Host(values) => {
+                let chunks: Vec<f64> = values.par_chunks(CHUNK).map(squares).collect();
+                Ok(chunks.iter().sum())
+            }
+            Self::Device(tensor) => Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?)),
+        }
+    }
+
+    /// The sum as an f32 tensor in the shape and on the device of its variable.
+    pub(super) fn to_tensor(&self, var: &Var) -> Result<Tensor> {
+        match self {
+            Self::Host(values) => Ok(Tensor::from_slice(values, var.shape(), var.device())?),
+            Self::Device(tensor) => Ok(tensor.clone()),
+        }
+    }
+}
+
+/// Eight running sums, since one would wait for each addition to end before it starts the next.
+fn squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; 8];
+    for eight in values.chunks(8) {
+        for (lane, &value) in lanes.iter_mut().zip(eight) {
+            *lane += f64::from(value) * f64::from(value);
+        }
+    }
+    lanes.iter().sum()
+}
+
+fn add_slice(sum: &mut [f32], other: &[f32]) {
+    sum.par_chunks_mut(CHUNK)
+        .zip(other.par_chunks(CHUNK))
+        .for_each(|(sum, other)| sum.iter_mut().zip(other).for_each(|(s, o)| *s += o));
+}
+
+/// Adds a tensor's values, from its own memory where they lie there in order.
+fn add_tensor(sum: &mut [f32], gradient: &Tensor) -> Result<()> {
+    {
+        let (storage, layout) = gradient.storage_and_layout();
+        if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
+            add_slice(sum, &values[start..end]);
+            return Ok(());
+        }
+    }
+    let values: Vec<f32> = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    add_slice(sum, &values);
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! A loaded policy: weights, text side and files, on a device.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use model::{Files, Qwen2, Source, Text, weights};
+
+use crate::commands::UsageError;
+use crate::config::{DeviceChoice, Dtype};
+
+/// A model ready to train, generate or score.
+pub struct Policy {
+    /// The weights.
+    pub model: Qwen2,
+    /// Tokenizer, chat template, stop tokens.
+    pub text: Text,
+    /// Where it came from, and what a checkpoint carries along.
+    pub files: Files,
+    /// The name it was asked for by.
+    pub source: Source,
+}
+
+impl Policy {
+    /// Loads `embedded`, a folder or a Hub id.
+    ///
+    /// # Errors
+    /// When the name is not one, a file is missing or torn, or the model is not one this program runs.
+    pub fn load(name: &str, dtype: Dtype, device: &Device) -> Result<Self> {
+        let source: Source = name.parse().map_err(|e: model::Error| UsageError::new(e.to_string()))?;
+        let files = Files::open(&source).with_context(|| format!("cannot open model {source}"))?;
+        let text = Text::new(&files)?;
+        let model = weights::load(&files, compute_type(dtype), device)?;
+        Ok(Self { model, text, files, source })
+    }
+}
+
+/// How answers are taken from a model's responses in training: boxed only, outside of the thought its prompt opens.
+///
+/// # Errors
+/// When the chat template fails.
+pub fn extraction(text: &Text) -> Result<reward::Policy> {
+    Ok(reward::Policy { fallback: reward::Fallback::None, prompt_opens_thought: text.opens_thought()? })
+}
+
+/// The tensor type of a `model.dtype`.
+pub fn compute_type(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+    }
+}
+
+/// Opens the device a run asks for; `auto` takes the best one this program was built for and the machine has.
+///
+/// # Errors
+/// When a device is asked for by name and is not there.
+pub fn open_device(choice: DeviceChoice) -> Result<Device> {
+    let missing = |name: &str, error: candle_core::Error| {
+        let advice = format!("build with --features {name} on a machine that has it, or use --device cpu");
+        UsageError::new(format!("run.device = {name}: {error}; {advice}")).into()
+    };
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda => Device::new_cuda(0).map_err(|e| missing("cuda", e)),
+        DeviceChoice::Metal => Device::new_metal(0).map_err(|e| missing("metal", e)),
+        DeviceChoice::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0)?),
+        DeviceChoice::Auto if candle_core::utils::metal_is_available() => Ok(Device::new_metal(0)?),
+        DeviceChoice::Auto => Ok(Device::Cpu),
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the program as its users call it; one file a topic.
+
+mod cli;
