@@ -15,6 +15,7 @@ pub mod init;
 pub mod kernels;
 pub mod ops;
 pub mod qwen2;
+pub mod recompute;
 pub mod text;
 pub mod weights;
 

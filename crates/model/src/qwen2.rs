@@ -103,12 +103,13 @@ impl Qwen2 {
         if let Some(name) = tensors.keys().next() {
             return Err(Error::Unsupported(format!("tensor {name} is not part of a Qwen2 of this configuration")));
         }
-        Ok(Self::assemble(config, device.clone(), variables, |v| v.as_tensor().clone()))
+        let rope = RopeTable::new(config.heads.dim, config.rope_theta, config.max_positions);
+        Ok(Self::assemble(config, device.clone(), variables, rope, |v| v.as_tensor().clone()))
     }
 
     /// The same weights without a gradient: no graph is built, updates of the variables are seen.
     pub fn detached(&self) -> Self {
-        Self::assemble(self.config.clone(), self.device.clone(), self.variables.clone(), |v| v.as_detached_tensor())
+        self.view(self.variables.clone(), |v| v.as_detached_tensor())
     }
 
     /// A copy of the weights as they are now, of its own storage and without a gradient: the reference model.
@@ -121,10 +122,20 @@ impl Qwen2 {
             .iter()
             .map(|(name, var)| Ok((name.clone(), Var::from_tensor(&var.as_detached_tensor().copy()?)?)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self::assemble(self.config.clone(), self.device.clone(), copies, |v| v.as_detached_tensor()))
+        Ok(self.view(copies, |v| v.as_detached_tensor()))
     }
 
-    fn assemble(config: Config, device: Device, variables: Vec<(String, Var)>, view: fn(&Var) -> Tensor) -> Self {
+    fn view(&self, variables: Vec<(String, Var)>, view: fn(&Var) -> Tensor) -> Self {
+        Self::assemble(self.config.clone(), self.device.clone(), variables, self.rope.clone(), view)
+    }
+
+    fn assemble(
+        config: Config,
+        device: Device,
+        variables: Vec<(String, Var)>,
+        rope: RopeTable,
+        view: fn(&Var) -> Tensor,
+    ) -> Self {
         let by_name: BTreeMap<&str, Tensor> = variables.iter().map(|(n, v)| (n.as_str(), view(v))).collect();
         let get = |name: &str| by_name[name].clone();
         let layers = (0..config.num_layers)
@@ -148,7 +159,6 @@ impl Qwen2 {
         let embedding = get("model.embed_tokens.weight");
         let norm = get("model.norm.weight");
         let head = (!config.tied_head).then(|| get("lm_head.weight"));
-        let rope = RopeTable::new(config.heads.dim, config.rope_theta, config.max_positions);
         Self { config, device, variables, embedding, layers, norm, head, rope }
     }
 
@@ -171,39 +181,46 @@ impl Qwen2 {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Final hidden states after the last norm, `[tokens, hidden]`.
-    ///
-    /// # Errors
-    /// When a token is beyond the vocabulary or a position beyond the model's limit.
-    pub fn hidden(&self, batch: &PackedBatch) -> Result<Tensor> {
-        let Config { heads, rms_norm_eps: eps, vocab_size, .. } = self.config;
-        if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab_size) {
-            return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab_size}")));
+    /// The residual stream before the first block, `[tokens, hidden]`.
+    pub(crate) fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {
+        let vocab = self.config.vocab_size;
+        if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
         let ids = Tensor::new(batch.tokens.as_slice(), &self.device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        for layer in &self.layers {
-            let normed = rms_norm(&x, &layer.input_norm, eps)?;
-            let q = rope(&linear(&normed, &layer.q.0, Some(&layer.q.1))?, &self.rope, &batch.positions)?;
-            let k = rope(&linear(&normed, &layer.k.0, Some(&layer.k.1))?, &self.rope, &batch.positions)?;
-            let v = linear(&normed, &layer.v.0, Some(&layer.v.1))?;
-            let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
-            x = (x + linear(&mixed, &layer.o, None)?)?;
-            let normed = rms_norm(&x, &layer.post_norm, eps)?;
-            let gated = swiglu(&linear(&normed, &layer.gate, None)?, &linear(&normed, &layer.up, None)?)?;
-            x = (x + linear(&gated, &layer.down, None)?)?;
-        }
-        Ok(rms_norm(&x, &self.norm, eps)?)
+        Ok(self.embedding.index_select(&ids, 0)?)
+    }
+
+    /// One decoder block over the residual stream.
+    pub(crate) fn block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+        let Config { heads, rms_norm_eps: eps, .. } = self.config;
+        let layer = &self.layers[index];
+        let normed = rms_norm(x, &layer.input_norm, eps)?;
+        let q = rope(&linear(&normed, &layer.q.0, Some(&layer.q.1))?, &self.rope, &batch.positions)?;
+        let k = rope(&linear(&normed, &layer.k.0, Some(&layer.k.1))?, &self.rope, &batch.positions)?;
+        let v = linear(&normed, &layer.v.0, Some(&layer.v.1))?;
+        let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
+        let x = (x + linear(&mixed, &layer.o, None)?)?;
+        let normed = rms_norm(&x, &layer.post_norm, eps)?;
+        let gated = swiglu(&linear(&normed, &layer.gate, None)?, &linear(&normed, &layer.up, None)?)?;
+        Ok((x + linear(&gated, &layer.down, None)?)?)
+    }
+
+    /// The last norm and the head over the residual stream after the last block.
+    pub(crate) fn head_scores(&self, x: &Tensor, batch: &PackedBatch, temperature: f64) -> Result<HeadScores> {
+        let scored =
+            Scored { rows: batch.rows.clone(), targets: batch.targets.clone(), temperature: temperature as f32 };
+        Ok(log_prob(&rms_norm(x, &self.norm, self.config.rms_norm_eps)?, self.head_weight(), &scored)?)
     }
 
     /// Log-probability and entropy of each scored token under the distribution at `temperature`.
     ///
     /// # Errors
-    /// See [`Self::hidden`].
+    /// When a token is beyond the vocabulary or a position beyond the model's limit.
     pub fn scores(&self, batch: &PackedBatch, temperature: f64) -> Result<HeadScores> {
-        let scored =
-            Scored { rows: batch.rows.clone(), targets: batch.targets.clone(), temperature: temperature as f32 };
-        Ok(log_prob(&self.hidden(batch)?, self.head_weight(), &scored)?)
+        let blocks = 0..self.config.num_layers;
+        let x = blocks.into_iter().try_fold(self.embed(batch)?, |x, i| self.block(i, &x, batch))?;
+        self.head_scores(&x, batch, temperature)
     }
 }
 

@@ -1,9 +1,12 @@
 //! The fast decoder against the differentiable forward: the same log-probabilities, whatever the batch looks like.
 
-use candle_core::{DType, Device};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor};
 use model::config::Config;
 use model::decode::{Decoder, Span};
+use model::ops::HeadScores;
 use model::qwen2::{PackedBatch, Qwen2};
+use model::{Result, recompute};
 use std::path::Path;
 
 fn tiny(heads: usize, key_value: usize, tied: bool) -> Qwen2 {
@@ -81,4 +84,34 @@ fn limits_are_errors_that_say_so() {
     assert!(step(&[1; 17]).unwrap_err().contains("17 tokens"));
     assert!(step(&[]).unwrap_err().contains("at least one"));
     assert!(step(&[1; 16]).is_ok());
+}
+
+#[test]
+fn recomputing_by_block_gives_the_same_gradients() {
+    for tied in [true, false] {
+        let model = tiny(4, 2, tied);
+        let tokens: Vec<u32> = (0..40).collect();
+        let batch = PackedBatch::new([(tokens.as_slice(), 1), (&tokens[..9], 3)]);
+        let loss = |scores: &HeadScores| -> Result<(Tensor, ())> {
+            Ok(((&scores.log_probs + (&scores.entropy * 0.1)?)?.sum_all()?, ()))
+        };
+        let whole = loss(&model.scores(&batch, 0.8).unwrap()).unwrap().0.backward().unwrap();
+        let mut sums: Vec<Option<Tensor>> = vec![None; model.variables().len()];
+        let mut sink = |store: &GradStore| -> Result<()> {
+            for (sum, (_, var)) in sums.iter_mut().zip(model.variables()) {
+                if let Some(g) = store.get(var.as_tensor()) {
+                    *sum = Some(sum.as_ref().map_or(Ok(g.clone()), |s| s + g)?);
+                }
+            }
+            Ok(())
+        };
+        recompute::backward(&model, &batch, 0.8, loss, &mut sink).unwrap();
+        for ((name, var), sum) in model.variables().iter().zip(&sums) {
+            let sum = sum.as_ref().unwrap_or_else(|| panic!("{name} got no gradient"));
+            let want = whole.get(var.as_tensor()).unwrap();
+            let gap = (sum - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            let scale = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() <= 1e-5 * scale.max(1e-3), "{name}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::evaluate::{self, Label};
 use crate::metrics::EvalRow;
 use crate::optimizer::{AdamW, AdamWSettings};
 use crate::policy::open_device;
-use crate::update::{self, Sequence};
+use crate::update::{self, Pass, Sequence};
 
 /// Tokens of one micro-batch: small enough to stay near the cache, large enough for the products.
 const MICRO_BATCH_TOKENS: usize = 2048;
@@ -79,9 +79,9 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         let scored: usize = batch.iter().map(Sequence::response_len).sum();
         let lengths: Vec<usize> = batch.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, MICRO_BATCH_TOKENS);
-        let (gradients, losses) = update::gradients(model, &cuts, |range| {
-            let log_probs = model.scores(&update::pack(&batch[range]), 1.0)?.log_probs;
-            let loss = (log_probs.sum_all()? * (-1.0 / scored as f64))?;
+        let pass = Pass { temperature: 1.0, recompute: None };
+        let (gradients, losses) = update::gradients(model, &batch, &cuts, pass, |_, scores| {
+            let loss = (scores.log_probs.sum_all()? * (-1.0 / scored as f64))?;
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))
         })?;

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use model::{PackedBatch, Qwen2};
+use model::ops::HeadScores;
+use model::{PackedBatch, Qwen2, recompute};
 use rayon::prelude::*;
+use std::ops::Range;
 
 use crate::optimizer::Gradients;
 
@@ -28,7 +30,7 @@ impl Sequence {
 
 /// Cuts `0..lengths.len()` into runs of at most `limit` tokens (a longer sequence stands alone), in order. A pure
 /// function of the lengths: the sums of a batch do not depend on threads.
-pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<std::ops::Range<usize>> {
+pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
     let mut cuts = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (i, &length) in lengths.iter().enumerate() {
@@ -56,8 +58,8 @@ pub fn pack(sequences: &[Sequence]) -> PackedBatch {
 /// The first error of `work`.
 pub fn each<T: Send>(
     model: &Qwen2,
-    batches: &[std::ops::Range<usize>],
-    work: impl Fn(std::ops::Range<usize>) -> Result<T> + Sync + Send,
+    batches: &[Range<usize>],
+    work: impl Fn(Range<usize>) -> Result<T> + Sync + Send,
 ) -> Result<Vec<T>> {
     if side_by_side(model) {
         batches.par_iter().map(|range| work(range.clone())).collect()
@@ -74,23 +76,42 @@ fn side_by_side(model: &Qwen2) -> bool {
     model.device().is_cpu() && gradient_bytes(model) * rayon::current_num_threads() <= GRADIENTS_IN_FLIGHT
 }
 
-/// Sums the gradients of `loss(range)` over the micro-batches, and returns what else each gave, in order.
+/// How a loss is differentiated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pass {
+    /// Of the distribution whose log-probs the loss takes.
+    pub temperature: f64,
+    /// Recompute each block in the backward pass; `None` does so above the size of the embedded policy.
+    pub recompute: Option<bool>,
+}
+
+/// Sums the gradients of `loss(range, scores)` over the micro-batches, and returns what else each gave, in order.
 ///
 /// # Errors
 /// The first error of `loss` or of its backward pass.
 pub fn gradients<T: Send>(
     model: &Qwen2,
-    batches: &[std::ops::Range<usize>],
-    loss: impl Fn(std::ops::Range<usize>) -> Result<(Tensor, T)> + Sync + Send,
+    sequences: &[Sequence],
+    batches: &[Range<usize>],
+    pass: Pass,
+    loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
 ) -> Result<(Gradients, Vec<T>)> {
+    let recompute = pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE);
     let mut sum = Gradients::new(model.variables())?;
     let mut others = Vec::with_capacity(batches.len());
     let in_flight = (GRADIENTS_IN_FLIGHT / gradient_bytes(model)).max(1);
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
-            let (loss, other) = loss(range)?;
+            let batch = pack(&sequences[range.clone()]);
             let mut part = Gradients::new(model.variables())?;
-            part.accumulate(&loss.backward()?)?;
+            let loss = |scores: &HeadScores| loss(range, scores);
+            let other = if recompute {
+                recompute::backward(model, &batch, pass.temperature, loss, &mut |store| part.accumulate(store))?
+            } else {
+                let (loss, other) = loss(&model.scores(&batch, pass.temperature)?)?;
+                part.accumulate(&loss.backward()?)?;
+                other
+            };
             Ok((part, other))
         })?;
         for (part, other) in parts {

@@ -162,6 +162,10 @@ pub struct Schedule {
     /// For `staged`: `[step, budget]` pairs, each budget holding from its step on; the first step is 0. Empty for
     /// every other kind.
     pub stages: Vec<(usize, usize)>,
+    /// The run ends once it has sampled so many rollout tokens, at least 1, which is how schedules are compared at
+    /// equal cost; none lets every step run.
+    #[serde(serialize_with = "or_none")]
+    pub rollout_tokens: Option<u64>,
 }
 
 impl Schedule {
