@@ -1,3 +1,6 @@
 //! Tests of the program as its users call it; one file a topic.
 
 mod cli;
+mod commands;
+mod program;
+mod run;

@@ -77,7 +77,7 @@ impl Config {
         let theta = rope_theta(&file).map_err(|what| Error::Unsupported(format!("{}: {what}", path.display())))?;
         let heads = file.num_attention_heads;
         let kv = file.num_key_value_heads.unwrap_or(heads);
-        if heads == 0 || kv == 0 || heads % kv != 0 || file.hidden_size % (2 * heads) != 0 {
+        if heads == 0 || kv == 0 || !heads.is_multiple_of(kv) || !file.hidden_size.is_multiple_of(2 * heads) {
             let hidden = file.hidden_size;
             return Err(Error::invalid(path, format!("{heads} heads, {kv} key-value heads do not divide {hidden}")));
         }

@@ -79,7 +79,11 @@ pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: DType) ->
             std::fs::write(&path, text).map_err(Error::io(path))?;
         }
     }
-    save(model, &folder.join("model.safetensors"), dtype)
+    let weights = folder.join("model.safetensors");
+    save(model, &weights, dtype)?;
+    // `safetensors` makes a file for its owner alone; who may read the rest may read the weights (a server, say).
+    let config = std::fs::metadata(folder.join("config.json")).map_err(Error::io(folder))?;
+    std::fs::set_permissions(&weights, config.permissions()).map_err(Error::io(weights))
 }
 
 fn dtype_name(dtype: DType) -> &'static str {

@@ -1,7 +1,7 @@
 //! What any source of rollouts offers the trainer, in this process or on another machine.
 
 use crate::pick::Sampling;
-use crate::rollout::Rollout;
+use crate::rollout::{Finish, Rollout};
 use model::Qwen2;
 
 /// One response to sample.
@@ -13,6 +13,17 @@ pub struct Request<'a> {
     pub stream: u64,
     /// The budget `L(t)`: tokens the response may have, thinking and the stop token included; at least one.
     pub max_new_tokens: usize,
+}
+
+/// A token that was just sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// Index of its request.
+    pub request: usize,
+    /// Its id.
+    pub token: u32,
+    /// How the response ended, where this is its last token.
+    pub finish: Option<Finish>,
 }
 
 /// Whether to go on.
@@ -52,8 +63,8 @@ pub trait Engine {
     /// When the engine cannot hold or run them.
     fn load_weights(&mut self, model: &Qwen2) -> Result<()>;
 
-    /// Samples every request; rollouts come back in the order of the requests. `watch` is called now and then with the
-    /// number of tokens sampled so far.
+    /// Samples every request; rollouts come back in the order of the requests. `watch` is called with each
+    /// token as it comes: those of one response in order, those of several in any.
     ///
     /// # Errors
     /// When a request cannot be served, or `watch` asks to stop.
@@ -61,6 +72,6 @@ pub trait Engine {
         &mut self,
         requests: &[Request],
         sampling: &Sampling,
-        watch: &mut dyn FnMut(usize) -> Control,
+        watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>>;
 }

@@ -8,7 +8,7 @@ mod local;
 pub mod pick;
 mod rollout;
 
-pub use engine::{Control, Engine, Error, Request, Result};
+pub use engine::{Control, Engine, Error, Request, Result, Sampled};
 pub use local::{Limits, Local};
 pub use pick::Sampling;
 pub use rollout::{Finish, Rollout};

@@ -3,7 +3,7 @@
 //! Requests wait in a queue; a row that has finished is replaced at once, so one long response never holds a batch. What a
 //! row samples depends on its own stream and prompt alone, never on its neighbours.
 
-use crate::engine::{Control, Engine, Error, Request, Result};
+use crate::engine::{Control, Engine, Error, Request, Result, Sampled};
 use crate::pick::{Sampling, pick, uniform};
 use crate::rollout::{Finish, Rollout};
 use model::Qwen2;
@@ -75,14 +75,13 @@ impl Local {
         cache: &mut KvCache,
         requests: &[Request],
         sampling: &Sampling,
-        watch: &mut dyn FnMut(usize) -> Control,
+        watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>> {
         let decoder = self.decoder.as_ref().ok_or(Error::NoWeights)?;
         let slots = self.limits.max_rows.min(cache.slots_mut().len());
         let mut queue = 0..requests.len();
         let mut rows: Vec<Option<Row>> = (0..slots).map(|_| None).collect();
         let mut done: Vec<Option<Rollout>> = requests.iter().map(|_| None).collect();
-        let mut sampled = 0;
         loop {
             for (row, slot) in rows.iter_mut().zip(cache.slots_mut()).filter(|(row, _)| row.is_none()) {
                 slot.clear();
@@ -101,15 +100,19 @@ impl Local {
             }
             let draws: Vec<f64> = active.iter().flat_map(|row| row.as_ref().map(|r| r.draw(requests))).collect();
             let picked = decoder.step(spans, |i, logits| pick(logits, sampling, draws[i]))?;
-            sampled += picked.len();
+            let mut control = Control::Continue;
             for (slot, (token, log_prob)) in active.iter_mut().zip(picked) {
                 let Some(row) = slot else { continue };
-                if let Some(finish) = row.push(token, log_prob, requests, sampling) {
-                    let request = row.request;
+                let request = row.request;
+                let finish = row.push(token, log_prob, requests, sampling);
+                if let Some(finish) = finish {
                     done[request] = slot.take().map(|row| row.finished(finish, self.version));
                 }
+                if watch(Sampled { request, token, finish }) == Control::Stop {
+                    control = Control::Stop;
+                }
             }
-            if watch(sampled) == Control::Stop {
+            if control == Control::Stop {
                 return Err(Error::Stopped);
             }
         }
@@ -161,7 +164,7 @@ impl Engine for Local {
         &mut self,
         requests: &[Request],
         sampling: &Sampling,
-        watch: &mut dyn FnMut(usize) -> Control,
+        watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>> {
         if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
             return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
@@ -170,5 +173,65 @@ impl Engine for Local {
         let rollouts = self.run(&mut cache, requests, sampling, watch);
         self.cache = Some(cache);
         rollouts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Config, init};
+
+    const TINY: &str = r#"{"model_type": "qwen2", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 12,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
+        "tie_word_embeddings": true}"#;
+
+    fn engine(max_rows: usize) -> Local {
+        let config = Config::parse(TINY, std::path::Path::new("config.json")).unwrap();
+        let model = init::random(config, 0.5, 3, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let mut engine = Local::new(Limits { max_rows, cache_bytes: None });
+        engine.load_weights(&model).unwrap();
+        engine
+    }
+
+    fn requests() -> Vec<Request<'static>> {
+        (0..5).map(|stream| Request { prompt: &[1, 2, 3], stream, max_new_tokens: 3 + 4 * stream as usize }).collect()
+    }
+
+    #[test]
+    fn every_token_is_seen_in_the_order_of_its_response() {
+        let requests = requests();
+        let mut seen = vec![Vec::new(); requests.len()];
+        let mut ends = vec![None; requests.len()];
+        let watch = &mut |sampled: Sampled| {
+            assert_eq!(ends[sampled.request], None, "nothing follows the last token");
+            seen[sampled.request].push(sampled.token);
+            ends[sampled.request] = sampled.finish;
+            Control::Continue
+        };
+        let rollouts = engine(2).generate(&requests, &Sampling::at(1.0, &[7]), watch).unwrap();
+        for ((rollout, seen), end) in rollouts.iter().zip(seen).zip(ends) {
+            assert_eq!(rollout.tokens, seen);
+            assert_eq!(Some(rollout.finish), end);
+        }
+    }
+
+    #[test]
+    fn rows_at_once_do_not_change_what_is_sampled() {
+        let sample =
+            |rows| engine(rows).generate(&requests(), &Sampling::at(1.0, &[7]), &mut |_| Control::Continue).unwrap();
+        assert_eq!(sample(1), sample(5));
+    }
+
+    #[test]
+    fn a_watcher_can_stop() {
+        let mut tokens = 0;
+        let watch = &mut |_| {
+            tokens += 1;
+            Control::Stop
+        };
+        let stopped = engine(2).generate(&requests(), &Sampling::at(1.0, &[]), watch);
+        assert!(matches!(stopped, Err(Error::Stopped)));
+        // The rows of that step, and no other step.
+        assert_eq!(tokens, 2);
     }
 }

@@ -106,7 +106,8 @@ impl TrainArgs {
 /// How responses are sampled, for commands that take no settings file.
 #[derive(Clone, Debug, Args)]
 pub struct SamplingArgs {
-    /// Tokens a response may have; 448 for the embedded policy and 16384 for others when absent
+    /// Tokens a response may have; when absent, what the model's generation_config.json says (448 for the embedded
+    /// policy), else 16384, as far as the model's positions go
     #[arg(long, value_name = "L", value_parser = count, allow_negative_numbers = true)]
     pub max_tokens: Option<usize>,
     /// Divides the logits; 0 takes the likeliest token
@@ -292,8 +293,11 @@ pub struct SftArgs {
 pub struct ExportArgs {
     /// A checkpoint folder, such as runs/NAME/checkpoints/cycle-3-high
     pub checkpoint: PathBuf,
-    /// The folder to write
+    /// The folder to write; new or empty
     pub out: PathBuf,
+    /// The type that the weights are written in
+    #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
 }
 
 /// `trainer doctor`.

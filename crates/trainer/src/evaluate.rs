@@ -3,7 +3,7 @@
 use anyhow::Result;
 use reward::extract::Policy as Extraction;
 use reward::{Problem, Verdict, estimate, grade_all};
-use sampler::{Control, Engine, Request, Rollout, Sampling, pick};
+use sampler::{Control, Engine, Request, Rollout, Sampled, Sampling, pick};
 
 use crate::metrics::EvalRow;
 use model::Text;
@@ -48,7 +48,7 @@ pub fn sample(
     text: &Text,
     problems: &[Problem],
     settings: &Settings,
-    watch: &mut dyn FnMut(usize) -> Control,
+    watch: &mut dyn FnMut(Sampled) -> Control,
 ) -> Result<Vec<Sample>> {
     let prompts = problems.iter().map(|p| Ok(text.prompt(&p.prompt)?)).collect::<Result<Vec<_>>>()?;
     let requests: Vec<Request> = prompts

@@ -17,4 +17,5 @@ pub mod policy;
 pub mod report;
 pub mod run;
 pub mod sft;
+pub mod study;
 pub mod update;

@@ -41,6 +41,23 @@ impl Packed {
         Self { out: rows.len(), k, panels }
     }
 
+    /// Packs `b: [k, n]`, row-major, for `y = x b`: the transpose of what [`Self::stack`] takes.
+    ///
+    /// # Panics
+    /// When `b` is not whole rows of `n`.
+    pub fn columns(b: &[f32], n: usize) -> Self {
+        let k = b.len() / n;
+        assert_eq!(b.len(), k * n, "a packed matrix is not whole rows");
+        let mut panels = vec![0.0; n.div_ceil(PANEL) * k * PANEL];
+        for (p, panel) in panels.chunks_exact_mut(k * PANEL).enumerate() {
+            let columns = p * PANEL..n.min((p + 1) * PANEL);
+            for (row, lanes) in b.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
+                lanes[..columns.len()].copy_from_slice(&row[columns.clone()]);
+            }
+        }
+        Self { out: n, k, panels }
+    }
+
     /// Outputs of the product.
     pub fn out(&self) -> usize {
         self.out
@@ -61,6 +78,28 @@ impl Packed {
     pub fn bytes(&self) -> usize {
         self.panels.len() * size_of::<f32>()
     }
+}
+
+/// `x: [rows, columns]`, row-major, with rows and columns exchanged.
+///
+/// # Panics
+/// When `x` is not whole rows.
+pub fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
+    /// Both sides of a block stay in the first-level cache.
+    const BLOCK: usize = 16;
+    let rows = x.len() / columns;
+    assert_eq!(x.len(), rows * columns, "a matrix is not whole rows");
+    let mut out = vec![0.0; x.len()];
+    for column in (0..columns).step_by(BLOCK) {
+        for row in (0..rows).step_by(BLOCK) {
+            for c in column..columns.min(column + BLOCK) {
+                for r in row..rows.min(row + BLOCK) {
+                    out[c * rows + r] = x[r * columns + c];
+                }
+            }
+        }
+    }
+    out
 }
 
 struct Product<'a> {
@@ -164,6 +203,18 @@ mod tests {
 
     fn values(n: usize, seed: f32) -> Vec<f32> {
         (0..n).map(|i| ((i as f32 + seed) * 0.37).sin()).collect()
+    }
+
+    #[test]
+    fn packing_columns_is_packing_the_transpose() {
+        let (k, n) = (21, 37);
+        let b = values(k * n, 3.0);
+        let x = values(2 * k, 1.0);
+        let (mut direct, mut by_rows) = (vec![0.0; 2 * n], vec![0.0; 2 * n]);
+        Packed::columns(&b, n).matmul(&x, &mut direct);
+        Packed::stack(&[&transpose(&b, n)], k).matmul(&x, &mut by_rows);
+        assert_eq!(direct, by_rows);
+        assert_eq!(transpose(&transpose(&b, n), k), b);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A linear layer: `y = x w^T + b`, with the bias gradient summed over rows by a product instead of a strided sum.
 
 use super::{elements, fused, output, with_elements};
-use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::packed::{Packed, transpose};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -91,43 +91,41 @@ fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
 }
 
 fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize, out: usize) -> Vec<f32> {
+    let w = Packed::stack(&[w], inner);
     let mut y = vec![0.0; x.len() / inner * out];
     for_each_chunk(&mut y, ROWS_PER_TASK * out, |i, y| {
-        let m = y.len() / out;
-        let x = &x[i * ROWS_PER_TASK * inner..][..m * inner];
+        w.matmul(&x[i * ROWS_PER_TASK * inner..][..y.len() / out * inner], y);
         if let Some(bias) = bias {
-            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
+            vectorized!(y.chunks_exact_mut(out).for_each(|row| math::axpy(row, 1.0, bias)));
         }
-        let write = if bias.is_some() { Write::Add } else { Write::Set };
-        gemm(y, out, Mat::rows(x, inner), Mat::rows(w, inner).t(), Dims { m, n: out, k: inner }, write);
     });
     y
 }
 
 /// `dx = g w` and `dw = g^T x`.
 fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
-    let ((tokens, inner), out) = (x.dims2()?, w.dim(0)?);
+    let (inner, out) = (x.dim(1)?, w.dim(0)?);
     let (dx, dw) = with_elements(x, "linear", |x| {
         with_elements(w, "linear", |w| {
-            with_elements(g, "linear", |g| {
-                let mut dx = vec![0.0; tokens * inner];
-                for_each_chunk(&mut dx, ROWS_PER_TASK * inner, |i, dx| {
-                    let m = dx.len() / inner;
-                    let g = &g[i * ROWS_PER_TASK * out..][..m * out];
-                    let dims = Dims { m, n: inner, k: out };
-                    gemm(dx, inner, Mat::rows(g, out), Mat::rows(w, inner), dims, Write::Set);
-                });
-                let mut dw = vec![0.0; out * inner];
-                for_each_chunk(&mut dw, ROWS_PER_TASK * inner, |i, dw| {
-                    let first = i * ROWS_PER_TASK;
-                    let dims = Dims { m: dw.len() / inner, n: inner, k: tokens };
-                    gemm(dw, inner, Mat::rows(&g[first..], out).t(), Mat::rows(x, inner), dims, Write::Set);
-                });
-                Ok((dx, dw))
-            })
+            with_elements(g, "linear", |g| Ok((product(g, w, out, inner), product_over_rows(g, x, out, inner))))
         })
     })?;
     Ok((Tensor::from_vec(dx, x.shape(), x.device())?, Tensor::from_vec(dw, w.shape(), w.device())?))
+}
+
+/// `a b` of `a: [m, k]` and `b: [k, n]`.
+pub(crate) fn product(a: &[f32], b: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let b = Packed::columns(b, n);
+    let mut y = vec![0.0; a.len() / k * n];
+    for_each_chunk(&mut y, ROWS_PER_TASK * n, |i, y| {
+        b.matmul(&a[i * ROWS_PER_TASK * k..][..y.len() / n * k], y);
+    });
+    y
+}
+
+/// `a^T b` of `a: [rows, m]` and `b: [rows, n]`: the sum over rows that a weight gradient is.
+pub(crate) fn product_over_rows(a: &[f32], b: &[f32], m: usize, n: usize) -> Vec<f32> {
+    product(&transpose(a, m), b, a.len() / m, n)
 }
 
 /// The sum over rows of `g: [rows, width]`, by fixed groups of rows.

@@ -1,8 +1,53 @@
-//! `trainer export`.
+//! `trainer export`: a checkpoint as a folder that transformers and vLLM load.
 
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use model::weights;
+
+use super::ready;
+use crate::checkpoint;
 use crate::cli::ExportArgs;
+use crate::commands::{UsageError, note};
+use crate::config::Dtype;
+use crate::doctor::memory::thousands;
+use crate::policy::{Policy, compute_type};
 
-/// Writes a checkpoint out.
-pub(super) fn run(_args: &ExportArgs) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+/// Writes the folder.
+pub(super) fn run(args: &ExportArgs) -> Result<()> {
+    let name = args.checkpoint.to_str().ok_or_else(|| {
+        UsageError::new(format!("{}: the path of a checkpoint must be UTF-8", args.checkpoint.display()))
+    })?;
+    ready::check_folder(name)?;
+    check_out(&args.out)?;
+    if args.checkpoint.join(checkpoint::STATE_FILE).is_file() {
+        checkpoint::read(&args.checkpoint)?;
+    }
+    // Nothing is computed, so the type of the file is the type in memory.
+    let policy = Policy::load(name, args.dtype, &Device::Cpu)?;
+    weights::save_folder(&policy.model, &policy.files, &args.out, compute_type(args.dtype))?;
+    let dtype = match args.dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+    };
+    let parameters = thousands(policy.model.config().parameters() as u64);
+    note(&format!("{}: {parameters} parameters in {dtype}", args.out.display()));
+    Ok(())
+}
+
+/// Refuses to mix a model with other files, or to write over one.
+fn check_out(out: &Path) -> Result<()> {
+    let refuse = |why: &str| Err(UsageError::new(format!("{}: {why}", out.display())).into());
+    if !out.exists() {
+        return Ok(());
+    }
+    if !out.is_dir() {
+        return refuse("not a folder; give a new or an empty one");
+    }
+    let mut entries = std::fs::read_dir(out).with_context(|| out.display().to_string())?;
+    if entries.next().is_some() {
+        return refuse("the folder is not empty; give a new or an empty one");
+    }
+    Ok(())
 }

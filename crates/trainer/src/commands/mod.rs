@@ -7,10 +7,13 @@ mod export;
 mod generate;
 mod grade;
 pub mod outcome;
+mod progress;
+mod ready;
 mod report;
 mod schedule;
 mod score;
 mod sft;
+mod stream;
 mod train;
 
 use std::ffi::OsString;
@@ -21,7 +24,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::cli::{self, Cli, Command};
-pub use outcome::{Interrupted, UsageError, print};
+pub use outcome::{Interrupted, UsageError, note, print};
 
 /// Runs the program on a command line, its name first, and returns its exit status: 0 done, 1 failed, 2 wrong usage or
 /// configuration, 130 interrupted after a checkpoint.

@@ -50,6 +50,11 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     })
 }
 
+/// Writes a line to stderr, if anyone reads it: `eprintln!` would panic.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// The exit status that an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<OutputClosed>() {

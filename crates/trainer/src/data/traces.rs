@@ -32,7 +32,7 @@ pub struct TraceStyle {
 
 impl Default for TraceStyle {
     fn default() -> Self {
-        Self { recheck: 0.45, revisit: 0.25, after_success: [2, 5], give_up: 0.03, closeness: 0.0 }
+        Self { recheck: 0.62, revisit: 0.05, after_success: [3, 6], give_up: 0.015, closeness: 0.7 }
     }
 }
 

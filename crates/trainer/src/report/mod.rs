@@ -7,6 +7,7 @@ mod axis;
 mod budget;
 mod curves;
 mod html;
+mod labels;
 mod pareto;
 mod samples;
 mod svg;
@@ -23,7 +24,7 @@ use crate::metrics::{EvalRow, StepRow, read_evals, read_steps};
 
 pub use budget::budget_svg;
 pub use html::html;
-pub use pareto::pareto_svg;
+pub use pareto::{Series, Spot, pareto_plot, pareto_svg};
 pub use samples::{Pair, Sample};
 pub use table::summary_table;
 
@@ -154,7 +155,7 @@ fn folder_name(dir: &Path, parts: usize) -> String {
 }
 
 /// What an evaluation is called in pictures and tables: `cycle-1-low` becomes `low 1`, other names stay.
-fn short_name(name: &str) -> String {
+pub(crate) fn short_name(name: &str) -> String {
     match name.strip_prefix("cycle-").and_then(|rest| rest.split_once('-')) {
         Some((cycle, end @ ("low" | "high"))) => format!("{end} {cycle}"),
         _ => name.to_string(),

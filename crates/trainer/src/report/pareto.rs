@@ -4,6 +4,7 @@ use super::{
     Run,
     axis::{Axis, range},
     budget::grid,
+    labels::{Taken, label},
     short_name,
     svg::{Font, GRID, INK, MUTED, Point, Svg, colour, dash, text_width},
     table::cells,
@@ -18,19 +19,68 @@ const BOTTOM: f64 = HEIGHT - 52.0;
 /// Up to this many runs every point is labelled; beyond it only the last low and high, or the labels cover the points.
 const ALL_LABELS: usize = 3;
 
+/// A point of the plot.
+#[derive(Debug, Clone)]
+pub struct Spot {
+    /// The evaluation, which gives the marker its shape: `start`, `...-low`, `...-high`; any other is a disc.
+    pub name: String,
+    /// What is written beside it.
+    pub label: Option<String>,
+    /// Accuracy and its standard error, percent.
+    pub accuracy: (f64, f64),
+    /// Mean response tokens and their standard error.
+    pub tokens: (f64, f64),
+    /// What appears where a pointer rests on it.
+    pub tip: String,
+}
+
+/// Points in a colour of their own, joined by arrows in their order.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// What the legend calls them.
+    pub name: String,
+    /// Whether the legend names them; their labels may do.
+    pub in_legend: bool,
+    /// The points.
+    pub spots: Vec<Spot>,
+}
+
 /// Draws the evaluations of `runs` on the data set `data` as an SVG document. Bars are ± one standard error.
 pub fn pareto_svg(runs: &[Run], data: &str) -> String {
-    let paths: Vec<Vec<&EvalRow>> = runs.iter().map(|run| marks(run, data)).collect();
-    let legend = Legend::new(runs);
+    let series: Vec<Series> = runs
+        .iter()
+        .map(|run| {
+            let path = marks(run, data);
+            let labelled = labelled(&path, runs.len());
+            let spot = |row: &&EvalRow| {
+                let [name, accuracy, _, tokens, _, cut] = cells(row, path[0]);
+                Spot {
+                    name: row.name.clone(),
+                    label: labelled.iter().any(|other| std::ptr::eq(*other, *row)).then(|| short_name(&row.name)),
+                    accuracy: (100.0 * row.pass_at_1, 100.0 * row.pass_at_1_se),
+                    tokens: (row.response_tokens, row.response_tokens_se),
+                    tip: format!("{} · {name}: {accuracy} %, {tokens} tokens, {cut} cut off", run.name),
+                }
+            };
+            // A single run is named by the page or the folder around the picture.
+            Series { name: run.name.clone(), in_legend: runs.len() > 1, spots: path.iter().map(spot).collect() }
+        })
+        .collect();
+    pareto_plot(&series, &format!("{data} · bars: ± one standard error"))
+}
+
+/// Draws accuracy against mean response tokens as an SVG document; `note` stands beside the title.
+pub fn pareto_plot(series: &[Series], note: &str) -> String {
+    let legend = Legend::new(series);
     let top = 66.0 + 20.0 * legend.lines as f64;
     let mut svg = Svg::new(WIDTH, HEIGHT, "accuracy against mean response tokens");
     svg.text((LEFT - 40.0, 24.0), "Accuracy against response length", Font::title());
-    svg.text((RIGHT, 24.0), &format!("{data} · bars: ± one standard error"), Font::note("end"));
+    svg.text((RIGHT, 24.0), note, Font::note("end"));
     legend.draw(&mut svg);
 
-    let rows = || paths.iter().flatten();
-    let Some((tokens, accuracy)) = extent(rows().flat_map(|row| [tokens_bar(row), tokens_bar(row)]).flatten())
-        .zip(extent(rows().flat_map(|row| accuracy_bar(row))))
+    let spots = || series.iter().flat_map(|series| &series.spots);
+    let Some((tokens, accuracy)) =
+        extent(spots().flat_map(|spot| bar(spot.tokens))).zip(extent(spots().flat_map(|spot| bar(spot.accuracy))))
     else {
         svg.text((WIDTH / 2.0, HEIGHT / 2.0), "no evaluation yet", Font::note("middle"));
         return svg.finish();
@@ -46,27 +96,27 @@ pub fn pareto_svg(runs: &[Run], data: &str) -> String {
     let below = ((LEFT + RIGHT) / 2.0, HEIGHT - 12.0);
     svg.text(below, "mean response tokens (fewer is better)", Font { anchor: "middle", ..axis_font });
 
-    let place = |row: &EvalRow| (across.at(row.response_tokens), up.at(100.0 * row.pass_at_1));
+    let place = |spot: &Spot| (across.at(spot.tokens.0), up.at(spot.accuracy.0));
     let mut taken = Taken::new((LEFT, RIGHT), (top, BOTTOM));
-    for (index, path) in paths.iter().enumerate() {
-        draw_bars(&mut svg, path, &across, &up, colour(index), &mut taken);
-        let points: Vec<Point> = path.iter().map(|row| place(row)).collect();
+    for (index, series) in series.iter().enumerate() {
+        draw_bars(&mut svg, &series.spots, &across, &up, colour(index), &mut taken);
+        let points: Vec<Point> = series.spots.iter().map(place).collect();
         for ends in points.windows(2) {
             arrow(&mut svg, ends[0], ends[1], index);
             taken.line(ends[0], ends[1], 1);
         }
     }
-    for (index, path) in paths.iter().enumerate() {
-        for row in path {
-            let [name, accuracy, _, tokens, _, cut] = cells(row, path[0]);
-            let tip = format!("{} · {name}: {accuracy} %, {tokens} tokens, {cut} cut off", runs[index].name);
-            svg.marker(place(row), 7.0, &row.name, colour(index), &tip);
-            taken.disc(place(row));
+    for (index, series) in series.iter().enumerate() {
+        for spot in &series.spots {
+            svg.marker(place(spot), 7.0, &spot.name, colour(index), &spot.tip);
+            taken.disc(place(spot));
         }
     }
-    for (index, path) in paths.iter().enumerate() {
-        for row in labelled(path, runs.len()) {
-            label(&mut svg, &short_name(&row.name), place(row), colour(index), &mut taken);
+    for (index, series) in series.iter().enumerate() {
+        for spot in &series.spots {
+            if let Some(text) = &spot.label {
+                label(&mut svg, text, place(spot), colour(index), &mut taken);
+            }
         }
     }
     svg.finish()
@@ -87,12 +137,9 @@ fn labelled<'a>(path: &[&'a EvalRow], runs: usize) -> Vec<&'a EvalRow> {
     [last("-low"), last("-high")].into_iter().flatten().collect()
 }
 
-fn tokens_bar(row: &EvalRow) -> [f64; 2] {
-    [row.response_tokens - row.response_tokens_se, row.response_tokens + row.response_tokens_se]
-}
-
-fn accuracy_bar(row: &EvalRow) -> [f64; 2] {
-    [row.pass_at_1 - row.pass_at_1_se, row.pass_at_1 + row.pass_at_1_se].map(|share| 100.0 * share)
+/// The ends of an error bar.
+fn bar((value, error): (f64, f64)) -> [f64; 2] {
+    [value - error, value + error]
 }
 
 /// The range of values, a little widened so that markers and labels at its ends have room.
@@ -103,11 +150,11 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 /// Error bars in both directions, thin, under the paths.
-fn draw_bars(svg: &mut Svg, path: &[&EvalRow], across: &Axis, up: &Axis, colour: &str, taken: &mut Taken) {
-    for row in path {
-        let (x, y) = (across.at(row.response_tokens), up.at(100.0 * row.pass_at_1));
-        let [left, right] = tokens_bar(row).map(|tokens| across.at(tokens));
-        let [low, high] = accuracy_bar(row).map(|accuracy| up.at(accuracy));
+fn draw_bars(svg: &mut Svg, spots: &[Spot], across: &Axis, up: &Axis, colour: &str, taken: &mut Taken) {
+    for spot in spots {
+        let (x, y) = (across.at(spot.tokens.0), up.at(spot.accuracy.0));
+        let [left, right] = bar(spot.tokens).map(|tokens| across.at(tokens));
+        let [low, high] = bar(spot.accuracy).map(|accuracy| up.at(accuracy));
         for ends in [[(left, y), (right, y)], [(x, low), (x, high)]] {
             svg.polyline(&ends, colour, 1.2, " stroke-opacity=\"0.55\"");
             taken.line(ends[0], ends[1], 1);
@@ -135,101 +182,32 @@ fn arrow(svg: &mut Svg, from: Point, to: Point, index: usize) {
     svg.polygon(&corners, colour(index), "");
 }
 
-/// Writes `text` beside a point, on the side where it covers least.
-fn label(svg: &mut Svg, text: &str, (x, y): Point, colour: &str, taken: &mut Taken) {
-    let (width, size) = (text_width(text, 12.0), 12.0);
-    let mut best: Option<(usize, [f64; 4])> = None;
-    for distance in [11.0, 18.0, 28.0] {
-        for (across, down) in
-            [(1.0, 0.0), (-1.0, 0.0), (0.8, -1.0), (0.8, 1.0), (-0.8, -1.0), (-0.8, 1.0), (0.0, -1.0), (0.0, 1.0)]
-        {
-            let left = x + distance * across + width * (across.signum() * f64::from(across != 0.0) - 1.0) / 2.0;
-            let middle = y + distance * 1.1 * down;
-            let frame = [left, middle - size / 2.0, left + width, middle + size / 2.0];
-            let cost = taken.cost(frame) + distance as usize / 4;
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, frame));
-            }
-        }
-    }
-    if let Some((_, frame)) = best {
-        let font = Font { size, colour, anchor: "middle", strong: true };
-        svg.text(((frame[0] + frame[2]) / 2.0, frame[3] - 1.5), text, font);
-        taken.text(frame);
-    }
-}
-
-/// What is drawn already, as weighted points, for labels to keep clear of.
-struct Taken {
-    across: (f64, f64),
-    down: (f64, f64),
-    points: Vec<(Point, usize)>,
-    texts: Vec<[f64; 4]>,
-}
-
-impl Taken {
-    fn new(across: (f64, f64), down: (f64, f64)) -> Self {
-        Self { across, down, points: Vec::new(), texts: Vec::new() }
-    }
-
-    fn line(&mut self, from: Point, to: Point, weight: usize) {
-        let pieces = ((to.0 - from.0).hypot(to.1 - from.1) / 4.0).ceil().max(1.0);
-        for piece in 0..=pieces as usize {
-            let share = piece as f64 / pieces;
-            self.points.push(((from.0 + share * (to.0 - from.0), from.1 + share * (to.1 - from.1)), weight));
-        }
-    }
-
-    fn disc(&mut self, (x, y): Point) {
-        for (across, down) in [(0.0, 0.0), (6.0, 0.0), (-6.0, 0.0), (0.0, 6.0), (0.0, -6.0)] {
-            self.points.push(((x + across, y + down), 12));
-        }
-    }
-
-    fn text(&mut self, frame: [f64; 4]) {
-        self.texts.push(frame);
-    }
-
-    /// How much a text in `frame` (left, top, right, bottom) would cover or stick out.
-    fn cost(&self, frame: [f64; 4]) -> usize {
-        let [left, top, right, bottom] = frame;
-        let covered: usize = self
-            .points
-            .iter()
-            .filter(|((x, y), _)| left - 2.0 < *x && *x < right + 2.0 && top - 2.0 < *y && *y < bottom + 2.0)
-            .map(|(_, weight)| weight)
-            .sum();
-        let over = |other: &[f64; 4]| left < other[2] && other[0] < right && top < other[3] && other[1] < bottom;
-        let texts = self.texts.iter().filter(|other| over(other)).count();
-        let outside = left < self.across.0 || right > self.across.1 || top < self.down.0 || bottom > self.down.1;
-        covered + 60 * texts + 500 * usize::from(outside)
-    }
-}
-
-/// The names of the runs in their colours, and what the shapes mean.
+/// The names of the series in their colours, and what the shapes mean.
 struct Legend<'a> {
-    /// Position of the left edge, line, name, index of the run.
+    /// Position of the left edge, line, name, index of the series.
     entries: Vec<(f64, usize, &'a str, usize)>,
     lines: usize,
+    /// The shapes that are explained: a name that has the shape, and its meaning.
+    shapes: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Legend<'a> {
-    fn new(runs: &'a [Run]) -> Self {
+    fn new(series: &'a [Series]) -> Self {
         let (mut x, mut line) = (LEFT - 40.0, 1);
         let mut entries = Vec::new();
-        for (index, run) in runs.iter().enumerate() {
-            let width = 46.0 + text_width(&run.name, 12.0);
+        for (index, series) in series.iter().enumerate().filter(|(_, series)| series.in_legend) {
+            let width = 46.0 + text_width(&series.name, 12.0);
             if x > LEFT && x + width > RIGHT {
                 (x, line) = (LEFT - 40.0, line + 1);
             }
-            entries.push((x, line, run.name.as_str(), index));
+            entries.push((x, line, series.name.as_str(), index));
             x += width;
         }
-        // A single run is named by the page or the folder around the picture.
-        if runs.len() == 1 {
-            entries.clear();
+        let mut shapes = vec![("start", "start"), ("-low", "end of compression"), ("-high", "end of cycle")];
+        if series.iter().flat_map(|series| &series.spots).any(|spot| spot.name == "end") {
+            shapes.push(("end", "end of run"));
         }
-        Self { lines: if entries.is_empty() { 0 } else { line }, entries }
+        Self { lines: if entries.is_empty() { 0 } else { line }, entries, shapes }
     }
 
     fn draw(&self, svg: &mut Svg) {
@@ -239,10 +217,9 @@ impl<'a> Legend<'a> {
             svg.text((x + 29.0, y), name, Font { colour: INK, ..Font::note("start") });
         }
         let y = 52.0 + 20.0 * self.lines as f64;
-        let shapes = [("start", "start"), ("-low", "end of compression"), ("-high", "end of cycle")];
         let width = |meaning: &str| 27.0 + text_width(meaning, 12.0);
-        let mut x = RIGHT - shapes.iter().map(|(_, meaning)| width(meaning)).sum::<f64>() + 16.0;
-        for (name, meaning) in shapes {
+        let mut x = RIGHT - self.shapes.iter().map(|(_, meaning)| width(meaning)).sum::<f64>() + 16.0;
+        for &(name, meaning) in &self.shapes {
             svg.marker((x, y - 4.0), 6.0, name, MUTED, "");
             svg.text((x + 11.0, y), meaning, Font::note("start"));
             x += width(meaning);

@@ -45,9 +45,7 @@ fn is_stop(error: &anyhow::Error) -> bool {
 }
 
 fn cycles(run: &mut Run) -> Result<()> {
-    if run.step == 0 {
-        run.evaluate("start")?;
-    }
+    run.catch_up()?;
     while !run.done() {
         step(run)?;
         run.mark()?;

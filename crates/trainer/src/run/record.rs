@@ -1,12 +1,13 @@
 //! Samples kept as text: `rollouts/*.jsonl`, so that a person can read what the policy says at each stage.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
 use super::collect::Batch;
 use crate::evaluate::Sample;
+use crate::metrics::read_rows;
 use reward::Problem;
 
 /// Steps between kept training rollouts.
@@ -18,13 +19,36 @@ const GROUPS: usize = 8;
 /// Problems of an evaluation that are kept: the same ones each time, which is what makes before and after comparable.
 const PROBLEMS: usize = 16;
 
-#[derive(Serialize)]
-struct Row<'a> {
-    step: usize,
-    prompt: &'a str,
-    response: &'a str,
-    reward: f64,
-    finish: &'a str,
+/// One kept sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Steps done when it was sampled.
+    pub step: usize,
+    /// The problem's text.
+    pub prompt: String,
+    /// The response's text.
+    pub response: String,
+    /// What it was worth.
+    pub reward: f64,
+    /// Why it ended.
+    pub finish: String,
+}
+
+impl Row {
+    /// The response for a terminal: its first and last lines, indented.
+    pub fn shown(&self) -> String {
+        const ENDS: usize = 6;
+        let lines: Vec<&str> = self.response.lines().collect();
+        let mut text = String::new();
+        for (i, line) in lines.iter().enumerate() {
+            if i < ENDS || i + ENDS >= lines.len() {
+                text.push_str(&format!("  {line}\n"));
+            } else if i == ENDS {
+                text.push_str(&format!("  ... {} lines ...\n", lines.len() - 2 * ENDS));
+            }
+        }
+        text
+    }
 }
 
 /// Keeps some rollouts of a training step.
@@ -36,10 +60,10 @@ pub fn rollouts(folder: &Path, step: usize, batch: &Batch) -> Result<()> {
         .filter(|group| !group.rollouts.is_empty())
         .map(|group| Row {
             step,
-            prompt: &group.problem.prompt,
-            response: &group.responses[0],
+            prompt: group.problem.prompt.clone(),
+            response: group.responses[0].clone(),
             reward: group.rewards[0],
-            finish: group.rollouts[0].finish.name(),
+            finish: group.rollouts[0].finish.name().into(),
         })
         .collect();
     write(folder, &format!("step-{step:06}.jsonl"), &rows)
@@ -52,13 +76,26 @@ pub fn evaluation(folder: &Path, step: usize, name: &str, problems: &[Problem], 
         .filter(|sample| sample.problem < PROBLEMS)
         .map(|sample| Row {
             step,
-            prompt: &problems[sample.problem].prompt,
-            response: &sample.response,
+            prompt: problems[sample.problem].prompt.clone(),
+            response: sample.response.clone(),
             reward: f64::from(u8::from(sample.verdict.correct)),
-            finish: sample.rollout.finish.name(),
+            finish: sample.rollout.finish.name().into(),
         })
         .collect();
     write(folder, &format!("eval-{step:06}-{name}.jsonl"), &rows)
+}
+
+/// The response to one held-out problem at the first evaluation and at the last: of those that both finished, the first.
+pub fn before_and_after(folder: &Path) -> Result<Option<[Row; 2]>> {
+    let folder = folder.join("rollouts");
+    let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    files.retain(|file| file.file_name().to_string_lossy().starts_with("eval-"));
+    files.sort_by_key(fs::DirEntry::file_name);
+    let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(None) };
+    let (first, last) = (read_rows::<Row>(&first.path())?, read_rows::<Row>(&last.path())?);
+    let mut pairs = first.into_iter().zip(last);
+    let finished = |(a, b): &(Row, Row)| a.prompt == b.prompt && a.finish == "stop" && b.finish == "stop";
+    Ok(pairs.find(|pair| finished(pair) && pair.0.step < pair.1.step).map(|(a, b)| [a, b]))
 }
 
 fn write(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {

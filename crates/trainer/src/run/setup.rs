@@ -100,8 +100,12 @@ impl Run {
         self.step >= self.schedule.total_steps() || spent
     }
 
-    /// What is due after a step: named checkpoints and evaluations at each low and high, others as configured.
-    pub fn mark(&mut self) -> Result<()> {
+    /// The named points that the steps done so far end at: `start`, a cycle's low or high, or the `end` of a run that
+    /// stops elsewhere.
+    fn names(&self) -> Vec<String> {
+        if self.step == 0 {
+            return vec!["start".into()];
+        }
         let mut names = Vec::new();
         for mark in self.schedule.marks() {
             if mark.low == self.step {
@@ -114,18 +118,31 @@ impl Run {
         if names.is_empty() && self.done() {
             names.push("end".into());
         }
-        let every = self.config.checkpoint.every;
-        if !names.is_empty() || every > 0 && self.step.is_multiple_of(every) {
+        names
+    }
+
+    /// What is due after a step: checkpoints and evaluations at each low and high, and others as configured.
+    pub fn mark(&mut self) -> Result<()> {
+        let names = self.names();
+        let due = |every: usize| every > 0 && self.step.is_multiple_of(every);
+        let evaluate_unnamed = names.is_empty() && due(self.config.evaluate.every);
+        if !names.is_empty() || due(self.config.checkpoint.every) {
             let saved = self.save()?;
             for name in &names {
                 self.checkpoints.name(&saved, name)?;
             }
         }
-        let every = self.config.evaluate.every;
-        if names.is_empty() && every > 0 && self.step.is_multiple_of(every) {
-            names.push(format!("step-{}", self.step));
+        if evaluate_unnamed {
+            self.evaluate(&format!("step-{}", self.step))?;
         }
         names.iter().try_for_each(|name| self.evaluate(name))
+    }
+
+    /// Evaluations that the step begun with should have: the start's, and those that an interruption cut short.
+    pub fn catch_up(&mut self) -> Result<()> {
+        let written: Vec<String> = read_evals(&self.folder)?.into_iter().map(|row| row.name).collect();
+        let missing: Vec<String> = self.names().into_iter().filter(|name| !written.contains(name)).collect();
+        missing.iter().try_for_each(|name| self.evaluate(name))
     }
 
     /// Measures the policy on the held-out problems.
@@ -175,6 +192,10 @@ impl Run {
         let report = report::write_run_report(&self.folder)?;
         let evals = read_evals(&self.folder)?;
         crate::commands::print(&format!("\n{}\n", report::summary_table(&evals)))?;
+        if let Some([before, after]) = record::before_and_after(&self.folder)? {
+            let prompt = &before.prompt;
+            crate::commands::print(&format!("{prompt}\n\nbefore:\n{}\nafter:\n{}\n", before.shown(), after.shown()))?;
+        }
         eprintln!("report: {}", report.display());
         Ok(())
     }

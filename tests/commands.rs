@@ -1,0 +1,245 @@
+//! The commands that run a policy: eval, generate, score, bench, export.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use model::{Config, Text, embedded, init, weights};
+use sampler::{Control, Engine, Limits, Local, Request, Sampling};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::program::{refusal, stdout, trainer, write};
+
+/// Two problems of Countdown.
+const PROBLEMS: &str = concat!(
+    r#"{"problem":"Make 18 from 4, 8, 9.","answer":"18 from 4, 8, 9","verifier":"countdown"}"#,
+    "\n",
+    r#"{"problem":"Make 11 from 5, 6, 10.","answer":"11 from 5, 6, 10","verifier":"countdown"}"#,
+    "\n"
+);
+
+/// A policy of the embedded shape whose random weights say everything, so that agreement on it means something.
+fn random_policy(folder: &TempDir) -> String {
+    let files = embedded::files();
+    let config = Config::parse(&files.config, Path::new("config.json")).unwrap();
+    let model = init::random(config, 0.1, 11, DType::F32, &Device::Cpu).unwrap();
+    let path = folder.path().join("policy");
+    weights::save_folder(&model, &files, &path, DType::F32).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// What a command printed that has to succeed.
+fn output(arguments: &[&str]) -> String {
+    let output = trainer(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    stdout(&output)
+}
+
+fn rows(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+#[test]
+fn scores_are_the_samplers_own_log_probs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = random_policy(&folder);
+    let files = model::Files::open(&path.parse().unwrap()).unwrap();
+    let text = Text::new(&files).unwrap();
+    let prompts: Vec<Vec<u32>> = (1..=12).map(|n| text.prompt(&format!("Make {n} from 3, 7, 12.")).unwrap()).collect();
+    let mut engine = Local::new(Limits { max_rows: 5, cache_bytes: None });
+    engine.load_weights(&weights::load(&files, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    let requests: Vec<Request> =
+        prompts.iter().zip(0..).map(|(prompt, stream)| Request { prompt, stream, max_new_tokens: 60 }).collect();
+    let rollouts =
+        engine.generate(&requests, &Sampling::at(1.0, text.stop_tokens()), &mut |_| Control::Continue).unwrap();
+    let mut lines: Vec<Value> = (prompts.iter().zip(&rollouts).enumerate())
+        .map(|(i, (p, r))| json!({"id": i, "prompt_ids": p, "response_ids": r.tokens, "logprobs": "old"}))
+        .collect();
+    lines.insert(4, json!({"response_ids": [], "prompt_ids": [5], "note": {"kept": [1, null, "é"]}}));
+    let data: Vec<String> = lines.iter().map(Value::to_string).collect();
+    let file = write(&folder, "rows.jsonl", &format!("{}\n", data.join("\n\n")));
+
+    let mut scored = rows(&output(&["score", "--model", &path, "--data", &file]));
+    assert_eq!(scored.len(), 13);
+    let empty = json!({"response_ids": [], "prompt_ids": [5], "note": {"kept": [1, null, "é"]}, "logprobs": []});
+    assert_eq!(scored.remove(4), empty);
+    for (i, (row, rollout)) in scored.iter().zip(&rollouts).enumerate() {
+        assert_eq!((&row["id"], &row["response_ids"]), (&json!(i), &json!(rollout.tokens)));
+        let log_probs: Vec<f64> = serde_json::from_value(row["logprobs"].clone()).unwrap();
+        assert_eq!(log_probs.len(), rollout.tokens.len());
+        for (scored, sampled) in log_probs.iter().zip(&rollout.log_probs) {
+            assert!((scored - f64::from(*sampled)).abs() < 1e-4, "row {i}: {scored} is not {sampled}");
+        }
+    }
+    let spread = rollouts.iter().flat_map(|r| &r.log_probs).fold((0.0f32, f32::MIN), |s, &l| (s.0.min(l), s.1.max(l)));
+    assert!(spread.1 - spread.0 > 1.0, "a flat policy would agree with anything: {spread:?}");
+}
+
+#[test]
+fn a_row_that_cannot_be_scored_is_refused_by_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = r#"{"prompt_ids":[2,3],"response_ids":[4]}"#;
+    let long = format!(r#"{{"prompt_ids":[2],"response_ids":{:?}}}"#, vec![3; 1024]);
+    for (bad, expected) in [
+        (r#"{"prompt_ids":[],"response_ids":[4]}"#, "prompt_ids is empty"),
+        (r#"{"prompt_ids":[2],"response_ids":[4,112]}"#, "response_ids[1] = 112: beyond the model's vocabulary of 112"),
+        (r#"{"prompt_ids":[1.5],"response_ids":[4]}"#, "prompt_ids[0] = 1.5: a token id must be a whole number"),
+        (r#"{"prompt_ids":[-1],"response_ids":[4]}"#, "prompt_ids[0] = -1: "),
+        (r#"{"prompt_ids":["2"],"response_ids":[4]}"#, "prompt_ids[0] = \"2\": "),
+        (r#"{"prompt_ids":[99999999999],"response_ids":[4]}"#, "beyond the model's vocabulary"),
+        (r#"{"prompt_ids":2,"response_ids":[4]}"#, "`prompt_ids` must be a list"),
+        (r#"{"prompt_ids":[2]}"#, "there is no `response_ids`"),
+        ("[1]", "a row must be"),
+        ("{", "a row must be"),
+        (&long, "have 1025 tokens, the model's limit is 1024"),
+    ] {
+        let file = write(&folder, "rows.jsonl", &format!("{good}\n{bad}\n{good}\n"));
+        let message = refusal(&["score", "--model", "embedded", "--data", &file], 2);
+        assert!(message.contains(&format!("{file}:2: ")) && message.contains(expected), "{bad}: {message}");
+    }
+}
+
+#[test]
+fn evaluation_prints_its_figures_and_keeps_its_responses() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (random_policy(&folder), folder.path().join("responses.jsonl"));
+    let mut arguments = vec!["eval", "--model", &path, "--data", "countdown", "--problems", "6", "--samples", "3"];
+    arguments.extend(["--max-tokens", "24", "--temperature", "0.7", "--top-p", "0.9", "--seed", "5", "--out"]);
+    arguments.push(out.to_str().unwrap());
+    let figures: Value = serde_json::from_str(&output(&arguments)).unwrap();
+    let asked = json!({"model": path, "data": "countdown", "problems": 6, "samples": 3, "temperature": 0.7,
+        "top_p": 0.9, "max_tokens": 24, "seed": 5, "fallback": "standard"});
+    for (key, value) in asked.as_object().unwrap() {
+        assert_eq!(&figures[key], value, "{key}");
+    }
+    let responses = rows(&fs::read_to_string(&out).unwrap());
+    assert_eq!(responses.len(), 18);
+    let mean = |of: &dyn Fn(&Value) -> f64| responses.iter().map(of).sum::<f64>() / 18.0;
+    let close = |key: &str, value: f64| {
+        let found = figures[key].as_f64().unwrap_or_else(|| panic!("{key}: {figures}"));
+        assert!((found - value).abs() < 1e-9, "{key} = {found}, not {value}");
+    };
+    let accuracy = mean(&|row| f64::from(u8::from(row["correct"] == true)));
+    close("pass_at_1", accuracy);
+    close("avg_at_k", accuracy);
+    close("response_tokens", mean(&|row| row["tokens"].as_f64().unwrap()));
+    close("truncated", mean(&|row| f64::from(u8::from(row["finish"] == "length"))));
+    for key in ["pass_at_1_se", "avg_at_k_se", "pass_at_k", "pass_at_k_se", "response_tokens_se", "seconds"] {
+        assert!(figures[key].is_number(), "{key}: {figures}");
+    }
+    assert!(figures["maj_at_k"].is_null(), "Countdown has many right answers");
+    assert!(responses.iter().all(|row| row["problem"].is_number() && row["reason"].is_string()));
+
+    let before = fs::read(&out).unwrap();
+    output(&arguments);
+    assert_eq!(fs::read(&out).unwrap(), before, "the same seed samples the same responses");
+}
+
+#[test]
+fn generation_is_the_seeds_and_streams_what_it_would_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (random_policy(&folder), write(&folder, "problems.jsonl", PROBLEMS));
+    let generate = |prompt: &str, seed: &str| {
+        output(&["generate", "--model", &path, "--prompt", prompt, "--max-tokens", "80", "--seed", seed])
+    };
+    let first = generate("Make 18 from 4, 8, 9.", "4");
+    assert!(first.len() > 1 && first.ends_with('\n'), "{first:?}");
+    assert_eq!(generate("Make 18 from 4, 8, 9.", "4"), first);
+    assert_ne!(generate("Make 18 from 4, 8, 9.", "5"), first);
+
+    let text = output(&["generate", "--model", &path, "--data", &data, "--max-tokens", "80", "--seed", "4"]);
+    let written = rows(&text);
+    assert_eq!(written.len(), 2);
+    assert_eq!(written[0]["prompt"], "Make 18 from 4, 8, 9.");
+    assert_eq!(written[1]["prompt"], "Make 11 from 5, 6, 10.");
+    assert_eq!(written[0]["response"], first[..first.len() - 1]);
+    assert!(written.iter().all(|row| row["finish"] == "stop" || row["finish"] == "length"), "{text}");
+    let responses = write(&folder, "responses.jsonl", &text);
+    assert_eq!(rows(&output(&["grade", "--data", &responses])).len(), 2);
+}
+
+#[test]
+fn an_export_is_the_same_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = random_policy(&folder);
+    let exported = |name: &str, dtype: &[&str]| {
+        let out = folder.path().join(name).to_str().unwrap().to_owned();
+        output(&[&["export", &path, &out], dtype].concat());
+        out
+    };
+    let (full, half) = (exported("full", &["--dtype", "f32"]), exported("half", &[]));
+    let file = write(&folder, "rows.jsonl", r#"{"prompt_ids":[2,8,9],"response_ids":[10,11,12,13]}"#);
+    let score = |model: &str| output(&["score", "--model", model, "--data", &file]);
+    assert_eq!(score(&full), score(&path));
+    assert_ne!(score(&half), score(&path), "bf16 has rounded");
+    for (out, name, dtype) in [(&full, "float32", DType::F32), (&half, "bfloat16", DType::BF16)] {
+        let out = Path::new(out);
+        let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+        assert_eq!((&config["torch_dtype"], &config["model_type"]), (&json!(name), &json!("qwen2")));
+        let tensors = candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
+        assert!(tensors.values().all(|tensor| tensor.dtype() == dtype));
+        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+            assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(Path::new(&path).join(name)).unwrap(), "{name}");
+        }
+    }
+    let message = refusal(&["export", &path, &half], 2);
+    assert!(message.contains(&format!("{half}: the folder is not empty")), "{message}");
+    let message = refusal(&["export", &path, &file], 2);
+    assert!(message.contains("not a folder"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_may_read_an_export_may_read_its_weights() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = random_policy(&folder);
+    let mode = |name: &str| fs::metadata(Path::new(&path).join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("model.safetensors"), mode("config.json"));
+}
+
+#[test]
+fn a_bench_says_how_fast_and_how_large() {
+    for (kind, tokens) in [("rollout", 10), ("train", 18)] {
+        let mut arguments = vec!["bench", kind, "--model", "embedded", "--device", "cpu"];
+        arguments.extend(["--batch", "2", "--prompt-tokens", "4", "--new-tokens", "5"]);
+        let figures: Value = serde_json::from_str(&output(&arguments)).unwrap();
+        assert_eq!((&figures["bench"], &figures["tokens"]), (&json!(kind), &json!(tokens)), "{figures}");
+        let number = |key: &str| figures[key].as_f64().unwrap_or_else(|| panic!("{key}: {figures}"));
+        assert!(number("seconds_min") <= number("seconds") && number("seconds") <= number("seconds_max"));
+        assert!((number("tokens_per_second") * number("seconds") - number("tokens")).abs() < 1e-6);
+        assert!(number("repeats") >= 3.0);
+        // The policy's weights alone are 3 MB.
+        assert!(!cfg!(target_os = "linux") || number("peak_memory_bytes") > 3e6);
+    }
+}
+
+#[test]
+fn what_cannot_be_run_ends_in_one_line_and_status_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    fs::create_dir_all(run.join("checkpoints/step-000040")).unwrap();
+    let (run, empty) = (run.to_str().unwrap(), folder.path().to_str().unwrap());
+    let cases: &[(&[&str], &str)] = &[
+        (&["eval", "--model", "no/such/model/x", "--data", "countdown"], "no/such/model/x: there is no such"),
+        (&["eval", "--model", "org/name@", "--data", "countdown"], "org/name@"),
+        (&["eval", "--model", "embedded", "--data", "countdwon"], "`countdwon`"),
+        (&["eval", "--model", "embedded", "--data", "no/such.jsonl"], "no/such.jsonl"),
+        (&["eval", "--model", "embedded", "--data", "countdown:train"], "--problems"),
+        (&["eval", "--model", "embedded", "--data", "countdown", "--problems", "1", "--out", empty], empty),
+        (&["eval", "--model", "embedded", "--data", "countdown", "--max-tokens", "5000"], "limit of 1024"),
+        (&["generate", "--model", run, "--prompt", "x"], "checkpoints/step-000040"),
+        (&["generate", "--model", empty, "--prompt", "x"], "config.json"),
+        (&["generate", "--model", "embedded", "--prompt", "x", "--max-tokens", "1024"], "--max-tokens 1024"),
+        (&["score", "--model", "embedded", "--data", "no/such.jsonl"], "no/such.jsonl"),
+        (&["bench", "train", "--model", "embedded", "--dtype", "bf16", "--device", "cpu"], "--dtype bf16"),
+        (&["bench", "rollout", "--model", "embedded", "--new-tokens", "1024"], "--new-tokens 1024"),
+        (&["export", run, "out"], "checkpoints/step-000040"),
+        (&["export", "no/such/checkpoint", "out"], "no/such/checkpoint"),
+    ];
+    for (arguments, expected) in cases {
+        let message = refusal(arguments, 2);
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+}

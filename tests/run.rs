@@ -1,0 +1,129 @@
+//! Whole runs on the embedded policy, as a user starts them: the same seed gives the same run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A run of a few seconds that goes through one whole cycle.
+const SMALL: &[&str] = &[
+    "schedule.cycle_steps=4",
+    "schedule.l_max=96",
+    "schedule.l_min=48",
+    "sampler.prompts_per_step=6",
+    "sampler.group_size=4",
+    "evaluate.problems=12",
+    "checkpoint.every=1",
+    "checkpoint.keep=8",
+];
+
+/// What a row of `metrics.jsonl` may have different from run to run.
+const TIMES: &[&str] = &["seconds", "rollout_tokens_per_second", "train_tokens_per_second"];
+
+fn trainer(out: &Path, extra: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.args(["--cycles", "1", "--seed", "3", "--out"]).arg(out);
+    SMALL.iter().for_each(|set| {
+        command.args(["--set", set]);
+    });
+    command.args(extra).output().expect("the program starts")
+}
+
+fn run(out: PathBuf, extra: &[&str]) -> PathBuf {
+    let output = trainer(&out, extra);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    out
+}
+
+fn rows(run: &Path, file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(run.join(file)).unwrap();
+    let rows = text.lines().map(|line| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        TIMES.iter().for_each(|key| {
+            row.as_object_mut().unwrap().remove(*key);
+        });
+        row
+    });
+    rows.collect()
+}
+
+fn weights(run: &Path) -> Vec<u8> {
+    fs::read(run.join("checkpoints/cycle-1-high/model.safetensors")).unwrap()
+}
+
+fn assert_same(a: &Path, b: &Path) {
+    assert_eq!(rows(a, "metrics.jsonl"), rows(b, "metrics.jsonl"));
+    assert_eq!(rows(a, "eval.jsonl"), rows(b, "eval.jsonl"));
+    assert!(weights(a) == weights(b), "the weights differ");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_at_any_number_of_threads_and_after_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = run(folder.path().join("one"), &["--set", "run.threads=1"]);
+    let two = run(folder.path().join("two"), &["--set", "run.threads=2"]);
+    let again = run(folder.path().join("again"), &["--set", "run.threads=2"]);
+    assert_same(&one, &two);
+    assert_same(&two, &again);
+
+    let metrics = rows(&one, "metrics.jsonl");
+    assert_eq!(metrics.len(), 4);
+    for row in &metrics {
+        assert!(row["logprob_gap"].as_f64().unwrap() < 1e-4, "sampler and trainer disagree: {row}");
+        assert!(row["kl"].as_f64().unwrap() >= 0.0);
+    }
+    let names: Vec<Value> = rows(&one, "eval.jsonl").into_iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["start", "cycle-1-low", "cycle-1-high"]);
+    for file in ["config.toml", "report.html", "pareto.svg", "rollouts", "checkpoints/cycle-1-low/state.json"] {
+        assert!(one.join(file).exists(), "{file} is missing");
+    }
+
+    // Back to the state after step 3, and on from there.
+    let output = trainer(&again, &["--resume", again.join("checkpoints/step-000003").to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same(&one, &again);
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = run(folder.path().join("one"), &["--set", "schedule.cycle_steps=2"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    let two = folder.path().join("two");
+    command.args(["--cycles", "1", "--seed", "4", "--set", "schedule.cycle_steps=2", "--out"]).arg(&two);
+    SMALL[1..].iter().for_each(|set| {
+        command.args(["--set", set]);
+    });
+    assert!(command.output().unwrap().status.success());
+    assert_ne!(rows(&one, "metrics.jsonl"), rows(&two, "metrics.jsonl"));
+}
+
+#[test]
+fn every_loss_option_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let options: &[&[&str]] = &[
+        &["loss.aggregation=sequence", "loss.advantage=leave-one-out", "optimizer.updates_per_step=2"],
+        &["loss.aggregation=constant", "loss.advantage=group-mean", "loss.dual_clip=3.0", "loss.entropy_bonus=0.01"],
+        &["loss.advantage=batch", "reference.kl_beta=0.05", "reference.track=1.0", "loss.importance_cap=2.0"],
+        &["reward.overlong=soft", "reward.outlier_truncation=true", "model.recompute=true"],
+        &["reward.overlong=filter", "reference.track=0.0", "schedule.kind=stair", "evaluate.every=1"],
+    ];
+    for (i, set) in options.iter().enumerate() {
+        let mut extra = vec!["--set", "schedule.cycle_steps=2"];
+        set.iter().for_each(|set| extra.extend(["--set", set]));
+        let run = run(folder.path().join(i.to_string()), &extra);
+        for row in rows(&run, "metrics.jsonl") {
+            assert!(row["grad_norm"].as_f64().unwrap() > 0.0, "{set:?}: {row}");
+        }
+    }
+}
+
+#[test]
+fn equal_rollout_tokens_end_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(folder.path().join("run"), &["--set", "schedule.rollout_tokens=1500"]);
+    let metrics = rows(&run, "metrics.jsonl");
+    assert!(metrics.len() < 4 && metrics.last().unwrap()["tokens_total"].as_u64().unwrap() >= 1500);
+    assert_eq!(rows(&run, "eval.jsonl").last().unwrap()["name"], "end");
+}
