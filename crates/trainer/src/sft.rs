@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model::{Config as Shape, Files, Qwen2, Source, Text, embedded, init, weights};
 use sampler::{Engine, Limits, Local, Sampling};
 use schedule::{Decay, LearningRate};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::{EMBEDDED_ARCHITECTURE, SftConfig};
 use crate::data::countdown::{self, Split};
@@ -32,7 +32,7 @@ pub fn run(config: SftConfig) -> Result<()> {
     let shape = Shape::parse(&files.config, &files.path("config.json"))?;
     let model = init::random(shape, config.model.init_std, config.run.seed, DType::F32, &device)?;
     train(&config, &model, &text)?;
-    let out = config.run.out.clone().unwrap_or_else(|| PathBuf::from("runs/sft"));
+    let out = config.run.out.clone().map_or_else(|| crate::run::folder_by_time("sft"), Ok)?;
     weights::save_folder(&model, &files, &out, DType::BF16)?;
     let row = measure(&config, &out, &text)?;
     eprintln!(

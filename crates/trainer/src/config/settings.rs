@@ -93,8 +93,8 @@ pub struct Model {
     pub path: String,
     /// The type that the policy computes in; weights and moments stay f32.
     pub dtype: Dtype,
-    /// Recompute each block in the backward pass instead of keeping its activations; none lets the trainer decide
-    /// by the memory there is.
+    /// Recompute each block in the backward pass instead of keeping its activations; none does so for models well above
+    /// the embedded one (64M parameters).
     #[serde(serialize_with = "or_none")]
     pub recompute: Option<bool>,
     /// Tokens, prompts included, that one forward and backward pass takes; more rollouts than that are

@@ -67,7 +67,8 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
     add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
     add("AdamW moments", 2 * F32 * trained, "trained x 8".into());
     let tokens = micro_batch(config);
-    let recompute = config.model.recompute == Some(true);
+    let by_default = shape.parameters() > model::recompute::BY_DEFAULT_ABOVE;
+    let recompute = config.model.recompute.unwrap_or(by_default);
     add("activations", tokens.saturating_mul(F32 * activations(shape, recompute)), {
         let how = if recompute { "blocks recomputed" } else { "blocks kept" };
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))

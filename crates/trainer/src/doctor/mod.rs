@@ -3,10 +3,13 @@
 pub mod machine;
 pub mod memory;
 pub mod policy;
+mod unsupported;
+
+pub use unsupported::unsupported;
 
 use std::fmt::Write;
 
-use crate::config::{Config, DeviceChoice, Dtype};
+use crate::config::{Config, DeviceChoice};
 use crate::data::{self, Source, Use};
 use machine::Memory;
 use memory::{Need, show, thousands};
@@ -68,9 +71,7 @@ fn look_at_policy(config: &Config, report: &mut Report) {
     report.fact("model", format!("{}: {}", config.model.path, found.place));
     report.failures.extend(found.failure);
     let device = machine::resolve(config.run.device);
-    if config.model.dtype == Dtype::Bf16 && device == DeviceChoice::Cpu {
-        report.failures.push("model.dtype = \"bf16\": the CPU computes in f32; set model.dtype to \"f32\"".into());
-    }
+    report.failures.extend(unsupported(config, device));
     let Some(shape) = found.shape else {
         report.fact("needs", "unknown until config.json can be read");
         return;
@@ -100,13 +101,10 @@ pub fn shortage(need: &Need, there: Memory, config: &Config) -> Option<String> {
         return None;
     }
     let mut remedies = Vec::new();
-    if config.model.recompute != Some(true) {
+    if config.model.recompute == Some(false) {
         remedies.push("set model.recompute = true");
     }
     remedies.push("lower model.micro_batch_tokens, sampler.max_rows or schedule.l_max");
-    if config.model.lora.is_none() {
-        remedies.push("train adapters (model.lora)");
-    }
     Some(format!(
         "memory: about {} needed, {} available of {}; {}",
         show(need.total()),

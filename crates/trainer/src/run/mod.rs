@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::metrics::StepRow;
 use collect::Batch;
 use setup::Run;
+pub use setup::folder_by_time;
 
 /// Trains a policy through its cycles, or continues a run from `resume` (a run folder or one of its checkpoints).
 ///

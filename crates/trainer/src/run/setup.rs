@@ -1,7 +1,6 @@
 //! A run's state: opening it (fresh or resumed), its evaluations and checkpoints, and its end.
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use model::{Qwen2, weights};
 use reward::{Policy as Extraction, Problem};
 use sampler::{Engine, Limits, Local, Sampling};
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{interrupt, record, screen::Screen};
 use crate::checkpoint::{self, Checkpoints, OPTIMIZER_FILE, State};
 use crate::commands::UsageError;
-use crate::config::{Config, Dtype};
+use crate::config::Config;
 use crate::data::{self, Problems, Source, Use};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{MetricsWriter, read_evals};
@@ -49,8 +48,7 @@ impl Run {
     pub fn open(config: Config, resume: Option<PathBuf>) -> Result<Self> {
         let schedule = config.schedule.budget()?;
         let device = open_device(config.run.device)?;
-        refuse_shortage(&config)?;
-        refuse_unsupported(&config, &device)?;
+        refuse_early(&config)?;
         let from = resume.as_deref().map(checkpoint_of).transpose()?;
         let state = from.as_deref().map(checkpoint::read).transpose()?;
         let train = load_problems(&config, &config.data.train, Use::Train)?;
@@ -201,34 +199,16 @@ impl Run {
     }
 }
 
-/// Refuses settings that this version cannot compute, so that none is passed over in silence.
-fn refuse_unsupported(config: &Config, device: &Device) -> Result<()> {
-    let refuse = |what: &str| Err(UsageError::new(what).into());
-    if config.model.lora.is_some() {
-        return refuse("model.lora: this version trains all weights only; set model.lora = \"none\"");
-    }
-    if !device.is_cpu() {
-        return refuse("run.device: this version samples rollouts on the CPU only; use --device cpu");
-    }
-    if config.model.dtype != Dtype::F32 {
-        return refuse("model.dtype: the CPU computes in f32; set model.dtype = \"f32\"");
-    }
-    if config.sampler.top_p < 1.0 || config.sampler.top_k > 0 {
-        return refuse(
-            "sampler.top_p and sampler.top_k: training needs the log-probs of the whole distribution; \
-             set sampler.top_p = 1 and sampler.top_k = 0 (evaluate.top_p may differ)",
-        );
-    }
-    Ok(())
-}
-
-/// Refuses a run that would not fit before anything large is loaded.
-fn refuse_shortage(config: &Config) -> Result<()> {
+/// Refuses a run that this version cannot make, or that would not fit, before anything large is loaded.
+fn refuse_early(config: &Config) -> Result<()> {
     let found = doctor::policy::find(&config.model.path);
     if let Some(failure) = found.failure {
         return Err(UsageError::new(failure).into());
     }
     let device = doctor::machine::resolve(config.run.device);
+    if let Some(refused) = doctor::unsupported(config, device).into_iter().next() {
+        return Err(UsageError::new(refused).into());
+    }
     if let (Some(shape), Some(there)) = (found.shape, doctor::machine::device_memory(device)) {
         let need = doctor::memory::estimate(&shape, config);
         if let Some(message) = doctor::shortage(&need, there, config) {
@@ -308,11 +288,13 @@ fn fitting(mut problems: Problems, policy: &Policy, config: &Config) -> Result<P
 }
 
 fn run_folder(config: &Config) -> Result<PathBuf> {
-    if let Some(folder) = &config.run.out {
-        return Ok(folder.clone());
-    }
+    config.run.out.clone().map_or_else(|| folder_by_time(config.schedule.kind.name()), Ok)
+}
+
+/// `runs/KIND-SECONDS`: a new folder for a run that was given none.
+pub fn folder_by_time(kind: &str) -> Result<PathBuf> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    Ok(PathBuf::from("runs").join(format!("{}-{now}", config.schedule.kind)))
+    Ok(PathBuf::from("runs").join(format!("{kind}-{now}")))
 }
 
 fn write_config(folder: &Path, config: &Config) -> Result<()> {
