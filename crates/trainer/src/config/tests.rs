@@ -30,7 +30,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 fn the_built_in_files_resolve() {
     let countdown = Config::countdown();
     assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 24));
-    assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 192));
+    assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 160));
     assert_eq!((countdown.sampler.prompts_per_step, countdown.sampler.group_size), (24, 8));
     assert_eq!(countdown.optimizer.learning_rate, 1.5e-4);
 
@@ -86,7 +86,7 @@ fn later_layers_win() {
     assert_eq!(config.schedule.cycles, 7, "the flag");
     assert_eq!(config.schedule.cycle_steps, 12, "the last --set");
     assert_eq!((config.schedule.l_max, config.run.seed), (400, 9), "the file");
-    assert_eq!(config.schedule.l_min, 192, "the built-in file");
+    assert_eq!(config.schedule.l_min, 160, "the built-in file");
     assert_eq!(config.run.out, Some("here".into()));
 }
 
@@ -274,7 +274,7 @@ fn a_value_out_of_range_is_refused() {
 fn keys_that_contradict_each_other_are_refused() {
     for (set, message) in [
         ("schedule.l_min=449", "schedule.l_min = 449: l_min (449) must not be above l_max (448)"),
-        ("schedule.l_max=100", "schedule.l_max = 100: l_min (192) must not be above l_max (100)"),
+        ("schedule.l_max=100", "schedule.l_max = 100: l_min (160) must not be above l_max (100)"),
         ("reference.kl_beta=0.1", "reference.kl_beta = 0.1: a KL penalty"),
         ("optimizer.updates_per_step=25", "optimizer.updates_per_step = 25: 25 updates cannot share the 24 groups"),
         ("sampler.prompts_per_step=0", "sampler.prompts_per_step = 0: must be at least 1"),

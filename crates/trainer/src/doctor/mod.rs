@@ -159,13 +159,13 @@ mod tests {
     #[test]
     fn what_would_fail_is_said_with_its_remedy() {
         let mut config = Config::countdown();
-        config.model.dtype = Dtype::Bf16;
+        config.model.dtype = crate::config::Dtype::Bf16;
         config.run.device = DeviceChoice::Cpu;
         config.schedule.l_max = 1_000_000;
         config.data.train = "no/such/file.jsonl".into();
         config.data.eval = "countdwon".into();
         let failures = examine(&config).failures.join("\n");
-        for expected in ["set model.dtype to \"f32\"", "lower schedule.l_max", "no/such/file.jsonl", "countdwon"] {
+        for expected in ["set model.dtype = \"f32\"", "lower schedule.l_max", "no/such/file.jsonl", "countdwon"] {
             assert!(failures.contains(expected), "{expected}: {failures}");
         }
     }

@@ -183,15 +183,15 @@ mod tests {
     #[test]
     fn budgets_are_those_of_their_names() {
         let Config { schedule, .. } = Config::countdown();
-        assert_eq!((schedule.l_max, schedule.l_min, schedule.cycles * schedule.cycle_steps), (448, 192, 72));
+        assert_eq!((schedule.l_max, schedule.l_min, schedule.cycles * schedule.cycle_steps), (448, 160, 90));
         assert_eq!(budgets(Curriculum::ConstantLargest, &[0, 12, 200]), [448; 3]);
-        assert_eq!(budgets(Curriculum::ConstantSmallest, &[0, 12, 200]), [192; 3]);
+        assert_eq!(budgets(Curriculum::ConstantSmallest, &[0, 12, 200]), [160; 3]);
         // A third of 448 is 149.3, two thirds 298.7.
-        assert_eq!(budgets(Curriculum::Staged, &[0, 23, 24, 47, 48, 200]), [150, 150, 299, 299, 448, 448]);
-        // 256 tokens over 71 steps: 3.6 a step.
-        assert_eq!(budgets(Curriculum::Linear, &[0, 1, 71, 72, 200]), [448, 444, 192, 192, 192]);
-        assert_eq!(budgets(Curriculum::Cosine, &[0, 12]), [448, 192]);
-        assert_eq!(budgets(Curriculum::Stair, &[0, 11, 12, 23, 84]), [192, 192, 448, 448, 448]);
+        assert_eq!(budgets(Curriculum::Staged, &[0, 29, 30, 59, 60, 200]), [150, 150, 299, 299, 448, 448]);
+        // 288 tokens over 89 steps: 3.2 a step.
+        assert_eq!(budgets(Curriculum::Linear, &[0, 1, 89, 90, 200]), [448, 445, 160, 160, 160]);
+        assert_eq!(budgets(Curriculum::Cosine, &[0, 15]), [448, 160]);
+        assert_eq!(budgets(Curriculum::Stair, &[0, 14, 15, 29, 105]), [160, 160, 448, 448, 448]);
     }
 
     #[test]
