@@ -1,6 +1,6 @@
 //! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
 //!
-//! The fused kernel goes by blocks of [`QUERY_BLOCK`] queries, so that scores never take more than `[block, time]`;
+//! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
 use super::{elements, fused, output, with_elements};

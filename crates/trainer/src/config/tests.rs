@@ -29,7 +29,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn the_built_in_files_resolve() {
     let countdown = Config::countdown();
-    assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 24));
+    assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 30));
     assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 160));
     assert_eq!((countdown.sampler.prompts_per_step, countdown.sampler.group_size), (24, 8));
     assert_eq!(countdown.optimizer.learning_rate, 1.5e-4);
