@@ -45,7 +45,8 @@ impl FromStr for Decay {
 /// - warm-up, `t < W`: `η (t + 1) / W`, so that the first update is not lost and update `W` has the full rate;
 /// - then, with `p = (t - W) / (S - W)`: `η` (constant), `η (1 - p)` (linear) or `η (1 + cos π p) / 2` (cosine).
 ///
-/// A step past `S` has the rate of `p = 1`.
+/// A step past `S` has the rate of `p = 1`. A run that may end before its last step, because its tokens are spent, says
+/// itself how much of it is done: [`LearningRate::at_share`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LearningRate {
     peak: f64,
@@ -79,20 +80,23 @@ impl LearningRate {
 
     /// The rate of the update at `step`, from 0.
     pub fn at(&self, step: usize) -> f64 {
+        // During the warm-up, and when the rate is constant, the share does not matter.
+        let done = step.saturating_sub(self.warmup_steps) as f64;
+        self.at_share(step, done / self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64)
+    }
+
+    /// The rate of the update at `step`, from 0, when `share` of the decay is done (the `p` of the formulas; above 1 counts
+    /// as 1).
+    pub fn at_share(&self, step: usize, share: f64) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
+        let share = share.min(1.0);
         match self.decay {
             Decay::Constant => self.peak,
-            Decay::Linear => self.peak * (1.0 - self.progress(step)),
-            Decay::Cosine => self.peak * (1.0 + (PI * self.progress(step)).cos()) / 2.0,
+            Decay::Linear => self.peak * (1.0 - share),
+            Decay::Cosine => self.peak * (1.0 + (PI * share).cos()) / 2.0,
         }
-    }
-
-    /// The share of the decay that is done before `step`: 0 right after the warm-up, 1 after the last step.
-    fn progress(&self, step: usize) -> f64 {
-        let done = (step - self.warmup_steps) as f64;
-        (done / (self.total_steps - self.warmup_steps) as f64).min(1.0)
     }
 }
 
@@ -126,6 +130,13 @@ mod tests {
         assert!((rate.at(2) - 1.5).abs() < 1e-12, "cos 60 degrees is a half");
         assert!((rate.at(3) - 1.0).abs() < 1e-12);
         assert!(rate.at(6).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_run_that_ends_early_decays_by_its_share() {
+        let rate = LearningRate::new(8.0, 2).unwrap().with_decay(Decay::Linear, 1000).unwrap();
+        let rates = [(0, 0.0), (1, 0.1), (2, 0.25), (9, 1.0), (10, 1.5)].map(|(step, share)| rate.at_share(step, share));
+        assert_eq!(rates, [4.0, 8.0, 6.0, 0.0, 0.0]);
     }
 
     #[test]

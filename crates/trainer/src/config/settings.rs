@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use reward::VerifierKind;
+use schedule::{Decay, LearningRate};
 use serde::{Deserialize, Serialize, Serializer};
 use toml::{Table, Value};
 
@@ -289,6 +290,8 @@ pub struct Optimizer {
     pub learning_rate: f64,
     /// Updates over which the step size rises linearly; 0 is none.
     pub warmup_steps: usize,
+    /// What the step size does after its warm-up, until the end of the run.
+    pub decay: Decay,
     /// Decoupled weight decay, 0 or more.
     pub weight_decay: f64,
     /// Decay of the first moment, 0 up to but not 1.
@@ -301,6 +304,17 @@ pub struct Optimizer {
     pub max_grad_norm: f64,
     /// Updates that each step's rollouts are split into, 1 to `sampler.prompts_per_step`.
     pub updates_per_step: usize,
+}
+
+impl Optimizer {
+    /// The learning rate of every update of a run of `steps` steps.
+    ///
+    /// # Errors
+    /// The rate decays, but the warm-up leaves no update for it.
+    pub fn rate(&self, steps: usize) -> Result<LearningRate, ::schedule::Error> {
+        let updates = steps.saturating_mul(self.updates_per_step);
+        LearningRate::new(self.learning_rate, self.warmup_steps)?.with_decay(self.decay, updates)
+    }
 }
 
 /// `[evaluate]`: the measurements on held-out problems.

@@ -202,6 +202,10 @@ fn a_value_of_the_wrong_type_is_refused() {
             "loss.aggregation=tokens",
             "loss.aggregation = \"tokens\": must be one of token, sequence, constant; did you mean \"token\"?",
         ),
+        (
+            "optimizer.decay=linaer",
+            "optimizer.decay = \"linaer\": must be one of constant, linear, cosine; did you mean \"linear\"?",
+        ),
         ("model.lora={ rank = 3 }", "model.lora = { rank = 3 }: must also have `alpha`"),
         ("run.device=1", "run.device = 1: must be one of auto, cpu, cuda, metal"),
     ] {
@@ -278,6 +282,7 @@ fn keys_that_contradict_each_other_are_refused() {
         ("reference.kl_beta=0.1", "reference.kl_beta = 0.1: a KL penalty"),
         ("optimizer.updates_per_step=25", "optimizer.updates_per_step = 25: 25 updates cannot share the 24 groups"),
         ("sampler.prompts_per_step=0", "sampler.prompts_per_step = 0: must be at least 1"),
+        ("optimizer.warmup_steps=90", "optimizer.warmup_steps = 90: a warm-up of 90 updates leaves none of the run's 90"),
         ("schedule.kind=staged", "schedule.kind = \"staged\": schedule.stages = []: kind = \"staged\" needs"),
         ("schedule.stages=[[0, 8]]", "schedule.stages = [[0, 8]]: schedule.stages has 1 entries: only kind"),
     ] {
@@ -285,6 +290,7 @@ fn keys_that_contradict_each_other_are_refused() {
         assert!(found.starts_with(&format!("--set: {message}")), "{found}");
     }
     assert!(resolve(&["reference.kl_beta=0.1", "reference.track=1"]).is_ok());
+    assert!(resolve(&["optimizer.warmup_steps=90", "optimizer.decay=constant"]).is_ok());
 }
 
 #[test]

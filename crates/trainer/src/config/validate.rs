@@ -202,6 +202,17 @@ impl Config {
                  sampler.prompts_per_step",
                 optimizer.updates_per_step, self.sampler.prompts_per_step
             ),
+        )?;
+        let steps = self.schedule.cycles.saturating_mul(self.schedule.cycle_steps);
+        let updates = steps.saturating_mul(optimizer.updates_per_step);
+        require(
+            optimizer.rate(steps).is_ok(),
+            &["optimizer.warmup_steps", "optimizer.decay", "schedule.cycle_steps", "schedule.cycles"],
+            format!(
+                "a warm-up of {} updates leaves none of the run's {updates} for the rate to decay; lower \
+                 optimizer.warmup_steps or set optimizer.decay to \"constant\"",
+                optimizer.warmup_steps
+            ),
         )
     }
 

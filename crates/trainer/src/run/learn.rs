@@ -61,7 +61,7 @@ pub fn update(run: &mut Run, batch: &Batch, budget: usize) -> Result<Learned> {
         if examples.is_empty() {
             continue;
         }
-        let rate = run.rate.at(run.updates + i);
+        let rate = run.rate.at_share(run.updates + i, run.share_done());
         let done = optimise(run, &examples, budget, rate)?;
         if i == 0 {
             learned.logprob_gap = done.gap;

@@ -72,7 +72,7 @@ impl Run {
         write_config(&folder, &config)?;
         let total = schedule.total_steps();
         Ok(Self {
-            rate: LearningRate::new(config.optimizer.learning_rate, config.optimizer.warmup_steps)?,
+            rate: config.optimizer.rate(total)?,
             engine: Local::new(Limits { max_rows: config.sampler.max_rows, cache_bytes: config.sampler.cache_bytes() }),
             extraction: extraction(&policy.text)?,
             checkpoints: Checkpoints::open(&folder, config.checkpoint.keep)?,
@@ -94,8 +94,14 @@ impl Run {
 
     /// Whether the last step is done: by the schedule, or because the rollout tokens are spent.
     pub fn done(&self) -> bool {
-        let spent = self.config.schedule.rollout_tokens.is_some_and(|limit| self.tokens_total >= limit);
-        self.step >= self.schedule.total_steps() || spent
+        self.share_done() >= 1.0
+    }
+
+    /// How much of the run is done, from 0: of its steps or of its rollout tokens, whichever is more.
+    pub fn share_done(&self) -> f64 {
+        let steps = self.step as f64 / self.schedule.total_steps() as f64;
+        let limit = self.config.schedule.rollout_tokens;
+        limit.map_or(steps, |limit| steps.max(self.tokens_total as f64 / limit as f64))
     }
 
     /// The named points that the steps done so far end at: `start`, a cycle's low or high, or the `end` of a run that
