@@ -46,15 +46,17 @@ fn insert(tensors: &mut BTreeMap<String, Tensor>, path: &Path, name: String, ten
     }
 }
 
-/// Writes the variables to one safetensors file in `dtype`.
+/// Writes the weights, adapters merged in, to one safetensors file in `dtype`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn save(model: &Qwen2, path: &Path, dtype: DType) -> Result<()> {
     let tensors: HashMap<&str, Tensor> = model
-        .variables()
-        .iter()
-        .map(|(name, var)| Ok((name.as_str(), var.as_detached_tensor().to_dtype(dtype)?.to_device(&Device::Cpu)?)))
+        .merged()
+        .map(|tensor| {
+            let (name, tensor) = tensor?;
+            Ok((name, tensor.to_dtype(dtype)?.to_device(&Device::Cpu)?))
+        })
         .collect::<Result<_>>()?;
     // `format: pt` is what transformers looks for before it loads a file.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
