@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::ops::Heads;
+use crate::scaling::Rope;
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
 
-/// The shape of a Qwen2 decoder.
+/// The shape of a Qwen2 or Qwen3 decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Tokens of the vocabulary (rows of the embedding).
@@ -17,12 +18,18 @@ pub struct Config {
     pub intermediate_size: usize,
     /// Decoder blocks.
     pub num_layers: usize,
-    /// Attention heads.
+    /// Attention heads. Queries are `heads.query * heads.dim` wide, which need not be `hidden_size`.
     pub heads: Heads,
+    /// Whether the projections to queries, keys and values have biases (Qwen2).
+    pub qkv_bias: bool,
+    /// Whether the projection out of attention has one.
+    pub o_bias: bool,
+    /// Whether each head of queries and keys is normalised before it is rotated (Qwen3).
+    pub qk_norm: bool,
     /// Longest sequence, prompt included.
     pub max_positions: usize,
-    /// Base of the rotary angles.
-    pub rope_theta: f64,
+    /// Base and scaling of the rotary angles.
+    pub rope: Rope,
     /// `eps` of the norms.
     pub rms_norm_eps: f64,
     /// Whether the head is the embedding.
@@ -39,10 +46,10 @@ struct File {
     num_hidden_layers: usize,
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    attention_bias: Option<bool>,
     max_position_embeddings: usize,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    rope_parameters: Option<Value>,
+    layer_types: Option<Vec<String>>,
     rms_norm_eps: Option<f64>,
     hidden_act: Option<String>,
     #[serde(default)]
@@ -57,42 +64,37 @@ impl Config {
     /// # Errors
     /// When a key is missing or the model asks for something this decoder does not have.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let file: File = serde_json::from_str(text).map_err(|e| Error::invalid(path, e))?;
-        let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what}", path.display())));
-        match file.model_type.as_deref() {
-            Some("qwen2") => {}
-            other => {
-                let found = other.unwrap_or("none");
-                return refuse(format!(
-                    "model_type is {found}; this version runs qwen2 (Qwen2, Qwen2.5 and its distills)"
-                ));
-            }
-        }
-        if file.use_sliding_window {
-            return refuse("use_sliding_window is true; only full attention is supported".into());
-        }
-        if file.hidden_act.as_deref().is_some_and(|act| act != "silu") {
-            return refuse(format!("hidden_act is {:?}; only silu is supported", file.hidden_act));
-        }
-        let theta = rope_theta(&file).map_err(|what| Error::Unsupported(format!("{}: {what}", path.display())))?;
-        let heads = file.num_attention_heads;
-        let kv = file.num_key_value_heads.unwrap_or(heads);
-        if heads == 0 || kv == 0 || !heads.is_multiple_of(kv) || !file.hidden_size.is_multiple_of(2 * heads) {
-            let hidden = file.hidden_size;
-            return Err(Error::invalid(path, format!("{heads} heads, {kv} key-value heads do not divide {hidden}")));
-        }
-        let sizes = [file.vocab_size, file.intermediate_size, file.num_hidden_layers, file.max_position_embeddings];
+        let invalid = |e: serde_json::Error| Error::invalid(path, e);
+        let value: Value = serde_json::from_str(text).map_err(invalid)?;
+        let file = File::deserialize(&value).map_err(invalid)?;
+        let unsupported = |what: String| Error::Unsupported(format!("{}: {what}", path.display()));
+        let family = file.family().map_err(unsupported)?;
+        file.refuse_other_computations().map_err(unsupported)?;
+        let heads = file.heads(family).map_err(|what| Error::invalid(path, what))?;
+        let sizes = [
+            file.vocab_size,
+            file.hidden_size,
+            file.intermediate_size,
+            file.num_hidden_layers,
+            file.max_position_embeddings,
+        ];
         if sizes.contains(&0) {
             return Err(Error::invalid(path, "a size is zero"));
         }
+        let rope = Rope::parse(&value, heads.dim, file.max_position_embeddings).map_err(unsupported)?;
+        // Qwen2 has the biases whatever its file says; Qwen3 has those of all four projections, or none.
+        let attention_bias = family == Family::Qwen3 && file.attention_bias.unwrap_or(false);
         Ok(Self {
             vocab_size: file.vocab_size,
             hidden_size: file.hidden_size,
             intermediate_size: file.intermediate_size,
             num_layers: file.num_hidden_layers,
-            heads: Heads { query: heads, key_value: kv, dim: file.hidden_size / heads },
+            heads,
+            qkv_bias: family == Family::Qwen2 || attention_bias,
+            o_bias: attention_bias,
+            qk_norm: family == Family::Qwen3,
             max_positions: file.max_position_embeddings,
-            rope_theta: theta,
+            rope,
             rms_norm_eps: file.rms_norm_eps.unwrap_or(1e-6),
             tied_head: file.tie_word_embeddings,
         })
@@ -101,10 +103,18 @@ impl Config {
     /// Trainable numbers.
     pub fn parameters(&self) -> usize {
         let (h, i) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.heads.query * self.heads.dim, self.heads.key_value * self.heads.dim);
-        let layer = h * (q + 2 * kv) + q + 2 * kv + q * h + 3 * h * i + 2 * h;
+        let (q, kv) = self.widths();
+        let if_there = |there: bool, count: usize| if there { count } else { 0 };
+        let biases = if_there(self.qkv_bias, q + 2 * kv) + if_there(self.o_bias, h);
+        let norms = 2 * h + if_there(self.qk_norm, 2 * self.heads.dim);
+        let layer = h * (q + 2 * kv) + q * h + 3 * h * i + biases + norms;
         let embeddings = self.vocab_size * h * if self.tied_head { 1 } else { 2 };
         embeddings + self.num_layers * layer + h
+    }
+
+    /// Widths of all queries and of all keys (or values) of a token.
+    pub fn widths(&self) -> (usize, usize) {
+        (self.heads.query * self.heads.dim, self.heads.key_value * self.heads.dim)
     }
 
     /// Numbers that one token adds to the key-value cache.
@@ -113,21 +123,57 @@ impl Config {
     }
 }
 
-/// The base, wherever the file's age puts it; any scaling of positions is refused.
-fn rope_theta(file: &File) -> std::result::Result<f64, String> {
-    let kind = |value: &Value| {
-        let kind = value.get("rope_type").or_else(|| value.get("type"));
-        kind.and_then(Value::as_str).unwrap_or("default").to_string()
-    };
-    for (key, value) in [("rope_scaling", &file.rope_scaling), ("rope_parameters", &file.rope_parameters)] {
-        if let Some(value) = value.as_ref().filter(|v| !v.is_null())
-            && kind(value) != "default"
-        {
-            return Err(format!("{key} of kind {} is not supported", kind(value)));
+/// The architectures that this decoder computes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Qwen2,
+    Qwen3,
+}
+
+impl File {
+    fn family(&self) -> std::result::Result<Family, String> {
+        match self.model_type.as_deref() {
+            Some("qwen2") => Ok(Family::Qwen2),
+            Some("qwen3") => Ok(Family::Qwen3),
+            other => {
+                let found = other.unwrap_or("none");
+                let known = "this version runs qwen2 (Qwen2, Qwen2.5 and its distills) and qwen3 (dense)";
+                Err(format!("model_type is {found}; {known}"))
+            }
         }
     }
-    let nested = file.rope_parameters.as_ref().and_then(|v| v.get("rope_theta")).and_then(Value::as_f64);
-    Ok(file.rope_theta.or(nested).unwrap_or(10_000.0))
+
+    /// Options that would change the computation and are not there.
+    fn refuse_other_computations(&self) -> std::result::Result<(), String> {
+        let sliding = self.layer_types.iter().flatten().find(|kind| *kind != "full_attention");
+        if self.use_sliding_window || sliding.is_some() {
+            let key = sliding.map_or("use_sliding_window is true".into(), |kind| format!("layer_types has {kind}"));
+            return Err(format!("{key}; only full attention is supported"));
+        }
+        match self.hidden_act.as_deref() {
+            None | Some("silu") => Ok(()),
+            Some(act) => Err(format!("hidden_act is {act}; only silu is supported")),
+        }
+    }
+
+    fn heads(&self, family: Family) -> std::result::Result<Heads, String> {
+        let (query, hidden) = (self.num_attention_heads, self.hidden_size);
+        let key_value = self.num_key_value_heads.unwrap_or(query);
+        if query == 0 || key_value == 0 || !query.is_multiple_of(key_value) {
+            return Err(format!("{query} attention heads cannot share {key_value} key-value heads"));
+        }
+        let dim = match (self.head_dim, family) {
+            (Some(dim), _) => dim,
+            // What transformers takes where the file is silent.
+            (None, Family::Qwen3) => 128,
+            (None, Family::Qwen2) if hidden.is_multiple_of(query) => hidden / query,
+            (None, Family::Qwen2) => return Err(format!("{query} attention heads do not divide {hidden}")),
+        };
+        if dim == 0 || !dim.is_multiple_of(2) {
+            return Err(format!("a head of width {dim} has no pairs to rotate"));
+        }
+        Ok(Heads { query, key_value, dim })
+    }
 }
 
 #[cfg(test)]
@@ -152,11 +198,25 @@ mod tests {
     }
 
     #[test]
+    fn reads_a_qwen3_with_heads_wider_than_the_stream() {
+        let text = TINY.replace("qwen2", "qwen3").replace("\"hidden_size\": 8", "\"hidden_size\": 8, \"head_dim\": 6");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.heads, Heads { query: 2, key_value: 1, dim: 6 });
+        assert_eq!((config.qk_norm, config.qkv_bias, config.o_bias), (true, false, false));
+        // q 12, kv 6: 8*24 + 12*8 + 288 + 16 + 12 a block.
+        assert_eq!(config.parameters(), 80 + 2 * (192 + 96 + 288 + 16 + 12) + 8);
+        let biased = parse(&text.replace("\"head_dim\"", "\"attention_bias\": true, \"head_dim\"")).unwrap();
+        assert_eq!(biased.parameters(), config.parameters() + 2 * (24 + 8));
+    }
+
+    #[test]
     fn refuses_what_it_cannot_compute() {
         for (from, to, word) in [
             ("\"qwen2\"", "\"llama\"", "llama"),
             ("\"hidden_size\": 8", "\"hidden_size\": 8, \"use_sliding_window\": true", "sliding"),
-            ("\"hidden_size\": 8", "\"hidden_size\": 8, \"rope_scaling\": {\"rope_type\": \"yarn\"}", "yarn"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 8, \"rope_scaling\": {\"rope_type\": \"dynamic\"}", "dynamic"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 8, \"layer_types\": [\"sliding_attention\"]", "sliding_attention"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 8, \"head_dim\": 3", "width 3"),
             ("\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3", "heads"),
         ] {
             let message = parse(&TINY.replace(from, to)).unwrap_err().to_string();

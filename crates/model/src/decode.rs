@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::Packed;
 use crate::kernels::{math, vectorized};
 use crate::ops::RopeTable;
-use crate::qwen2::Qwen2;
+use crate::qwen2::{Projection, Qwen2};
 use candle_core::{DType, Storage, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -19,8 +19,13 @@ use std::borrow::Cow;
 struct PackedLayer {
     input_norm: Vec<f32>,
     qkv: Packed,
+    /// Empty where there is none.
     qkv_bias: Vec<f32>,
+    /// Norms of each head of the queries and of the keys, `[dim]`.
+    qk_norm: Option<[Vec<f32>; 2]>,
     o: Packed,
+    /// Empty where there is none.
+    o_bias: Vec<f32>,
     post_norm: Vec<f32>,
     gate_up: Packed,
     down: Packed,
@@ -54,6 +59,11 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     }
 }
 
+/// The bias of a projection; empty where it has none.
+fn bias(projection: &Projection) -> Result<Vec<f32>> {
+    projection.bias.as_ref().map_or_else(|| Ok(Vec::new()), values)
+}
+
 impl Decoder {
     /// Packs a model's current weights: a copy, made anew after each update.
     ///
@@ -75,12 +85,14 @@ impl Decoder {
             .map(|l| {
                 Ok(PackedLayer {
                     input_norm: values(&l.input_norm)?,
-                    qkv: stack(&[&l.q.0, &l.k.0, &l.v.0], h)?,
-                    qkv_bias: [values(&l.q.1)?, values(&l.k.1)?, values(&l.v.1)?].concat(),
-                    o: stack(&[&l.o], inner)?,
+                    qkv: stack(&[&l.q.weight, &l.k.weight, &l.v.weight], h)?,
+                    qkv_bias: [bias(&l.q)?, bias(&l.k)?, bias(&l.v)?].concat(),
+                    qk_norm: l.qk_norm.as_ref().map(|(q, k)| Ok::<_, Error>([values(q)?, values(k)?])).transpose()?,
+                    o: stack(&[&l.o.weight], inner)?,
+                    o_bias: bias(&l.o)?,
                     post_norm: values(&l.post_norm)?,
-                    gate_up: stack(&[&l.gate, &l.up], h)?,
-                    down: stack(&[&l.down], config.intermediate_size)?,
+                    gate_up: stack(&[&l.gate.weight, &l.up.weight], h)?,
+                    down: stack(&[&l.down.weight], config.intermediate_size)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -156,8 +168,9 @@ impl Decoder {
             let Buffers { normed, qkv, mixed, gate_up, gated, update } = &mut buffers;
             norm_rows(&x, &layer.input_norm, eps, normed);
             layer.qkv.matmul(normed, qkv);
-            self.attend(index, &layer.qkv_bias, spans, qkv, mixed);
+            self.attend(index, spans, qkv, mixed);
             layer.o.matmul(mixed, update);
+            add_bias(update, &layer.o_bias);
             add(&mut x, update);
             norm_rows(&x, &layer.post_norm, eps, normed);
             layer.gate_up.matmul(normed, gate_up);
@@ -184,10 +197,11 @@ impl Decoder {
         logits
     }
 
-    /// Adds biases, rotates queries and keys, writes the cache and attends; `mixed: [tokens, query * dim]`.
-    fn attend(&self, layer: usize, bias: &[f32], spans: &mut [Span], qkv: &mut [f32], mixed: &mut [f32]) {
+    /// Adds biases, normalises (Qwen3) and rotates queries and keys, writes the cache and attends;
+    /// `mixed: [tokens, query * dim]`.
+    fn attend(&self, layer: usize, spans: &mut [Span], qkv: &mut [f32], mixed: &mut [f32]) {
         let heads = self.config.heads;
-        let (q_width, kv_width) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let (q_width, kv_width) = self.config.widths();
         let width = q_width + 2 * kv_width;
         let group = heads.query / heads.key_value;
         let mut rows = qkv.chunks_exact_mut(width).zip(mixed.chunks_exact_mut(q_width));
@@ -196,13 +210,7 @@ impl Decoder {
         for span in spans {
             let first = span.slot.len();
             for (position, (qkv, mixed)) in (first..first + span.tokens.len()).zip(&mut rows) {
-                vectorized!({
-                    math::axpy(qkv, 1.0, bias);
-                    let (cos, sin) = self.rope.at(position);
-                    for head in qkv[..q_width + kv_width].chunks_exact_mut(heads.dim) {
-                        math::rotate(head, cos, sin);
-                    }
-                });
+                self.place(layer, position, qkv);
                 let (q, kv) = qkv.split_at(q_width);
                 let (k, v) = kv.split_at(kv_width);
                 for head in 0..heads.key_value {
@@ -214,6 +222,28 @@ impl Decoder {
                 }
             }
         }
+    }
+}
+
+impl Decoder {
+    /// Makes the products `qkv: [query + 2 key_value, dim]` of one token queries, keys and values at `position`.
+    fn place(&self, layer: usize, position: usize, qkv: &mut [f32]) {
+        let ((q_width, kv_width), dim) = (self.config.widths(), self.config.heads.dim);
+        let PackedLayer { qkv_bias, qk_norm, .. } = &self.layers[layer];
+        let eps = self.config.rms_norm_eps as f32;
+        let (cos, sin) = self.rope.at(position);
+        vectorized!({
+            math::axpy(qkv, 1.0, qkv_bias);
+            if let Some([q_norm, k_norm]) = qk_norm {
+                let (q, k) = qkv[..q_width + kv_width].split_at_mut(q_width);
+                for (part, norm) in [(q, q_norm), (k, k_norm)] {
+                    part.chunks_exact_mut(dim).for_each(|head| math::rms_norm_in_place(head, norm, eps));
+                }
+            }
+            for head in qkv[..q_width + kv_width].chunks_exact_mut(dim) {
+                math::rotate(head, cos, sin);
+            }
+        });
     }
 }
 
@@ -229,8 +259,7 @@ struct Buffers {
 
 impl Buffers {
     fn new(tokens: usize, config: &Config) -> Self {
-        let heads = config.heads;
-        let (q, kv) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let (q, kv) = config.widths();
         let of = |width: usize| vec![0.0; tokens * width];
         Self {
             normed: of(config.hidden_size),
@@ -249,6 +278,12 @@ fn norm_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
             math::rms_norm_row(x, w, eps, y);
         }
     });
+}
+
+fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    if !bias.is_empty() {
+        vectorized!(rows.chunks_exact_mut(bias.len()).for_each(|row| math::axpy(row, 1.0, bias)));
+    }
 }
 
 fn add(x: &mut [f32], update: &[f32]) {

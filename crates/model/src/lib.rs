@@ -1,4 +1,4 @@
-//! The policy: a Qwen2 decoder that trains and generates from one set of weights, its text side, and its files.
+//! The policy: a Qwen2 or Qwen3 decoder that trains and generates from one set of weights, its text side, and its files.
 //!
 //! [`qwen2`] is the differentiable forward over packed sequences, made of [`ops`] (each a formula, a composed twin, a fused
 //! CPU kernel and its backward); [`decode`] is the step that generates, over a [`cache`] the caller owns. [`files`] says
@@ -16,6 +16,7 @@ pub mod kernels;
 pub mod ops;
 pub mod qwen2;
 pub mod recompute;
+pub mod scaling;
 pub mod text;
 pub mod weights;
 

@@ -1,4 +1,4 @@
-//! The Qwen2 decoder over packed sequences: one set of weights, differentiable.
+//! The Qwen2 decoder over packed sequences, with the options that make it a Qwen3: one set of weights, differentiable.
 //!
 //! Sequences lie one behind the other in `[tokens, hidden]`; nothing is padded. [`Qwen2::detached`] gives a second view of
 //! the same storage that builds no graph, and sees each update of the optimiser at once.
@@ -14,14 +14,29 @@ use std::sync::Arc;
 /// The weights of one decoder block, named as in the checkpoint.
 pub(crate) struct Layer {
     pub input_norm: Tensor,
-    pub q: (Tensor, Tensor),
-    pub k: (Tensor, Tensor),
-    pub v: (Tensor, Tensor),
-    pub o: Tensor,
+    pub q: Projection,
+    pub k: Projection,
+    pub v: Projection,
+    /// Norms of each head of the queries and of the keys, `[dim]`.
+    pub qk_norm: Option<(Tensor, Tensor)>,
+    pub o: Projection,
     pub post_norm: Tensor,
-    pub gate: Tensor,
-    pub up: Tensor,
-    pub down: Tensor,
+    pub gate: Projection,
+    pub up: Projection,
+    pub down: Projection,
+}
+
+/// A linear layer: `weight: [out, in]`, `bias: [out]`.
+pub(crate) struct Projection {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+}
+
+impl Projection {
+    /// `x: [tokens, in]` -> `[tokens, out]`.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(linear(x, &self.weight, self.bias.as_ref())?)
+    }
 }
 
 /// A decoder-only transformer with grouped-query attention, RoPE, SwiGLU and RMSNorm.
@@ -101,9 +116,9 @@ impl Qwen2 {
         // A tied checkpoint may carry the head a second time.
         tensors.retain(|name, _| !(config.tied_head && name == "lm_head.weight"));
         if let Some(name) = tensors.keys().next() {
-            return Err(Error::Unsupported(format!("tensor {name} is not part of a Qwen2 of this configuration")));
+            return Err(Error::Unsupported(format!("tensor {name} is not part of a model of this configuration")));
         }
-        let rope = RopeTable::new(config.heads.dim, config.rope_theta, config.max_positions);
+        let rope = RopeTable::scaled(config.heads.dim, &config.rope, config.max_positions);
         Ok(Self::assemble(config, device.clone(), variables, rope, |v| v.as_tensor().clone()))
     }
 
@@ -141,18 +156,22 @@ impl Qwen2 {
         let layers = (0..config.num_layers)
             .map(|i| {
                 let at = |name: &str| get(&format!("model.layers.{i}.{name}"));
-                let biased =
-                    |name: &str| (at(&format!("self_attn.{name}.weight")), at(&format!("self_attn.{name}.bias")));
+                // `expected` has made sure that the biases are there that the configuration asks for, and no others.
+                let projection = |name: &str| Projection {
+                    weight: at(&format!("{name}.weight")),
+                    bias: by_name.get(format!("model.layers.{i}.{name}.bias").as_str()).cloned(),
+                };
                 Layer {
                     input_norm: at("input_layernorm.weight"),
-                    q: biased("q_proj"),
-                    k: biased("k_proj"),
-                    v: biased("v_proj"),
-                    o: at("self_attn.o_proj.weight"),
+                    q: projection("self_attn.q_proj"),
+                    k: projection("self_attn.k_proj"),
+                    v: projection("self_attn.v_proj"),
+                    qk_norm: config.qk_norm.then(|| (at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight"))),
+                    o: projection("self_attn.o_proj"),
                     post_norm: at("post_attention_layernorm.weight"),
-                    gate: at("mlp.gate_proj.weight"),
-                    up: at("mlp.up_proj.weight"),
-                    down: at("mlp.down_proj.weight"),
+                    gate: projection("mlp.gate_proj"),
+                    up: projection("mlp.up_proj"),
+                    down: projection("mlp.down_proj"),
                 }
             })
             .collect();
@@ -196,14 +215,17 @@ impl Qwen2 {
         let Config { heads, rms_norm_eps: eps, .. } = self.config;
         let layer = &self.layers[index];
         let normed = rms_norm(x, &layer.input_norm, eps)?;
-        let q = rope(&linear(&normed, &layer.q.0, Some(&layer.q.1))?, &self.rope, &batch.positions)?;
-        let k = rope(&linear(&normed, &layer.k.0, Some(&layer.k.1))?, &self.rope, &batch.positions)?;
-        let v = linear(&normed, &layer.v.0, Some(&layer.v.1))?;
+        let (mut q, mut k) = (layer.q.apply(&normed)?, layer.k.apply(&normed)?);
+        if let Some((q_norm, k_norm)) = &layer.qk_norm {
+            (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
+        }
+        let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
+        let v = layer.v.apply(&normed)?;
         let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
-        let x = (x + linear(&mixed, &layer.o, None)?)?;
+        let x = (x + layer.o.apply(&mixed)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
-        let gated = swiglu(&linear(&normed, &layer.gate, None)?, &linear(&normed, &layer.up, None)?)?;
-        Ok((x + linear(&gated, &layer.down, None)?)?)
+        let gated = swiglu(&layer.gate.apply(&normed)?, &layer.up.apply(&normed)?)?;
+        Ok((x + layer.down.apply(&gated)?)?)
     }
 
     /// The last norm and the head over the residual stream after the last block.
@@ -224,27 +246,37 @@ impl Qwen2 {
     }
 }
 
-/// Names and shapes of every trainable tensor, in the order of the forward pass.
+/// RMSNorm of each head: `x: [tokens, heads * dim]`, `w: [dim]`.
+fn norm_heads(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let ((tokens, width), dim) = (x.dims2()?, w.dim(0)?);
+    let heads = x.reshape((tokens * width / dim, dim))?;
+    Ok(rms_norm(&heads, w, eps)?.reshape((tokens, width))?)
+}
+
+/// Names and shapes of every tensor of a checkpoint, in the order of the forward pass.
 pub(crate) fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
     let (h, i) = (config.hidden_size, config.intermediate_size);
-    let (q, kv) = (config.heads.query * config.heads.dim, config.heads.key_value * config.heads.dim);
+    let (q, kv) = config.widths();
     let mut all = vec![("model.embed_tokens.weight".to_string(), vec![config.vocab_size, h])];
     for layer in 0..config.num_layers {
-        let parts: [(&str, Vec<usize>); 12] = [
-            ("input_layernorm.weight", vec![h]),
-            ("self_attn.q_proj.weight", vec![q, h]),
-            ("self_attn.q_proj.bias", vec![q]),
-            ("self_attn.k_proj.weight", vec![kv, h]),
-            ("self_attn.k_proj.bias", vec![kv]),
-            ("self_attn.v_proj.weight", vec![kv, h]),
-            ("self_attn.v_proj.bias", vec![kv]),
-            ("self_attn.o_proj.weight", vec![h, q]),
-            ("post_attention_layernorm.weight", vec![h]),
-            ("mlp.gate_proj.weight", vec![i, h]),
-            ("mlp.up_proj.weight", vec![i, h]),
-            ("mlp.down_proj.weight", vec![h, i]),
-        ];
-        all.extend(parts.map(|(name, shape)| (format!("model.layers.{layer}.{name}"), shape)));
+        let mut add = |there: bool, name: &str, shape: &[usize]| {
+            if there {
+                all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            }
+        };
+        add(true, "input_layernorm.weight", &[h]);
+        for (name, width) in [("q", q), ("k", kv), ("v", kv)] {
+            add(true, &format!("self_attn.{name}_proj.weight"), &[width, h]);
+            add(config.qkv_bias, &format!("self_attn.{name}_proj.bias"), &[width]);
+        }
+        add(config.qk_norm, "self_attn.q_norm.weight", &[config.heads.dim]);
+        add(config.qk_norm, "self_attn.k_norm.weight", &[config.heads.dim]);
+        add(true, "self_attn.o_proj.weight", &[h, q]);
+        add(config.o_bias, "self_attn.o_proj.bias", &[h]);
+        add(true, "post_attention_layernorm.weight", &[h]);
+        add(true, "mlp.gate_proj.weight", &[i, h]);
+        add(true, "mlp.up_proj.weight", &[i, h]);
+        add(true, "mlp.down_proj.weight", &[h, i]);
     }
     all.push(("model.norm.weight".into(), vec![h]));
     if !config.tied_head {

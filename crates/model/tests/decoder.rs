@@ -10,14 +10,37 @@ use model::{Result, recompute};
 use std::path::Path;
 
 fn tiny(heads: usize, key_value: usize, tied: bool) -> Qwen2 {
+    with_options(heads, key_value, tied, r#""model_type": "qwen2""#)
+}
+
+fn with_options(heads: usize, key_value: usize, tied: bool, options: &str) -> Qwen2 {
     let text = format!(
-        r#"{{"model_type": "qwen2", "vocab_size": 50, "hidden_size": {}, "intermediate_size": 96,
+        r#"{{"vocab_size": 50, "hidden_size": {}, "intermediate_size": 96,
         "num_hidden_layers": 3, "num_attention_heads": {heads}, "num_key_value_heads": {key_value},
-        "max_position_embeddings": 128, "tie_word_embeddings": {tied}}}"#,
+        "max_position_embeddings": 128, "tie_word_embeddings": {tied}, {options}}}"#,
         heads * 16
     );
     let config = Config::parse(&text, Path::new("config.json")).unwrap();
     model::init::random(config, 0.2, 7, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// Every kind of block and of rotation: Qwen2 and Qwen3, heads wider and narrower than the residual stream, biases,
+/// shared and own heads, tied and untied.
+fn every_kind() -> Vec<Qwen2> {
+    let yarn = r#""model_type": "qwen3", "head_dim": 24, "attention_bias": true, "rope_scaling":
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}"#;
+    let llama3 = r#""model_type": "qwen2", "rope_parameters": {"rope_type": "llama3", "rope_theta": 1000000.0, "factor": 8,
+        "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 32}"#;
+    vec![
+        tiny(4, 2, true),
+        tiny(7, 1, false),
+        tiny(2, 2, true),
+        with_options(4, 2, true, r#""model_type": "qwen3", "head_dim": 32"#),
+        with_options(3, 3, false, r#""model_type": "qwen3", "head_dim": 8"#),
+        with_options(6, 1, false, yarn),
+        with_options(4, 1, true, llama3),
+        with_options(4, 4, true, r#""model_type": "qwen2", "rope_scaling": {"type": "linear", "factor": 2.0}"#),
+    ]
 }
 
 fn log_prob(logits: &[f32], token: u32) -> f32 {
@@ -28,8 +51,7 @@ fn log_prob(logits: &[f32], token: u32) -> f32 {
 
 #[test]
 fn decoder_and_training_forward_agree() {
-    for (heads, key_value, tied) in [(4, 2, true), (7, 1, false), (2, 2, true)] {
-        let model = tiny(heads, key_value, tied);
+    for model in every_kind() {
         let decoder = Decoder::pack(&model).unwrap();
         let sequences: Vec<Vec<u32>> =
             (1..5usize).map(|s| (0..20 * s as u32).map(|i| (i * 13 + s as u32 * 5) % 50).collect()).collect();
@@ -59,8 +81,7 @@ fn decoder_and_training_forward_agree() {
 
 #[test]
 fn every_variable_gets_a_gradient() {
-    for tied in [true, false] {
-        let model = tiny(4, 2, tied);
+    for model in every_kind() {
         let tokens: Vec<u32> = (0..40).collect();
         let scores = model.scores(&PackedBatch::new([(tokens.as_slice(), 1)]), 1.0).unwrap();
         let grads = scores.log_probs.sum_all().unwrap().backward().unwrap();
@@ -88,8 +109,7 @@ fn limits_are_errors_that_say_so() {
 
 #[test]
 fn recomputing_by_block_gives_the_same_gradients() {
-    for tied in [true, false] {
-        let model = tiny(4, 2, tied);
+    for model in every_kind() {
         let tokens: Vec<u32> = (0..40).collect();
         let batch = PackedBatch::new([(tokens.as_slice(), 1), (&tokens[..9], 3)]);
         let loss = |scores: &HeadScores| -> Result<(Tensor, ())> {

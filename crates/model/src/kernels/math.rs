@@ -146,6 +146,15 @@ pub fn rms_norm_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
     inverse
 }
 
+/// [`rms_norm_row`] over its own input.
+#[inline(always)]
+pub fn rms_norm_in_place(x: &mut [f32], w: &[f32], eps: f32) {
+    let inverse = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    for (x, &w) in x.iter_mut().zip(w) {
+        *x = *x * inverse * w;
+    }
+}
+
 /// Rotates one head `x: [d]` in place by the angles whose cosines and sines are `cos, sin: [d/2]` (half-split RoPE).
 #[inline(always)]
 pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32]) {

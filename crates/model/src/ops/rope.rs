@@ -3,6 +3,7 @@
 
 use super::{elements, fused, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, math, vectorized};
+use crate::scaling::Rope;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -19,17 +20,20 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Angles are computed in f64 and rounded once.
+    /// Plain angles of one base.
     pub fn new(head_dim: usize, base: f64, positions: usize) -> Self {
+        Self::scaled(head_dim, &Rope::plain(base), positions)
+    }
+
+    /// Angles are computed in f64 and rounded once.
+    pub fn scaled(head_dim: usize, rope: &Rope, positions: usize) -> Self {
         let half = head_dim / 2;
-        let angle = |i: usize| {
-            let (position, pair) = (i / half, i % half);
-            position as f64 * base.powf(-(2.0 * pair as f64) / head_dim as f64)
-        };
+        let (frequencies, scale) = rope.frequencies(head_dim);
+        let angle = |i: usize| (i / half) as f64 * frequencies[i % half];
         Self {
             half,
-            cos: (0..positions * half).map(|i| angle(i).cos() as f32).collect(),
-            sin: (0..positions * half).map(|i| angle(i).sin() as f32).collect(),
+            cos: (0..positions * half).map(|i| (angle(i).cos() * scale) as f32).collect(),
+            sin: (0..positions * half).map(|i| (angle(i).sin() * scale) as f32).collect(),
         }
     }
 
@@ -50,7 +54,7 @@ impl RopeTable {
 pub fn rope(x: &Tensor, table: &RopeTable, positions: &Arc<[u32]>) -> Result<Tensor> {
     check(x, table, positions)?;
     if fused(x) {
-        x.contiguous()?.apply_op1(Rope { table: table.clone(), positions: positions.clone(), sign: 1.0 })
+        x.contiguous()?.apply_op1(Rotate { table: table.clone(), positions: positions.clone(), sign: 1.0 })
     } else {
         composed(x, table, positions)
     }
@@ -90,14 +94,14 @@ pub fn composed(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tens
     rotated.reshape((tokens, width))?.to_dtype(x.dtype())
 }
 
-struct Rope {
+struct Rotate {
     table: RopeTable,
     positions: Arc<[u32]>,
     /// `-1` rotates back: the backward of a rotation.
     sign: f32,
 }
 
-impl Rope {
+impl Rotate {
     fn rotated(&self, x: &[f32], width: usize) -> Vec<f32> {
         let head = 2 * self.table.half;
         let mut y = x.to_vec();
@@ -117,7 +121,7 @@ impl Rope {
     }
 }
 
-impl CustomOp1 for Rope {
+impl CustomOp1 for Rotate {
     fn name(&self) -> &'static str {
         "rope"
     }
@@ -128,7 +132,7 @@ impl CustomOp1 for Rope {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let back = Rope { table: self.table.clone(), positions: self.positions.clone(), sign: -self.sign };
+        let back = Rotate { table: self.table.clone(), positions: self.positions.clone(), sign: -self.sign };
         let dx = with_elements(g, "rope", |g| Ok(back.rotated(g, x.dim(1)?)))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
