@@ -17,6 +17,7 @@ pub mod ops;
 pub mod qwen2;
 pub mod recompute;
 pub mod scaling;
+pub mod shards;
 pub mod text;
 pub mod weights;
 

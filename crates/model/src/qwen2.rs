@@ -96,6 +96,12 @@ impl PackedBatch {
     }
 }
 
+impl PackedBatch {
+    pub(crate) fn scored(&self, temperature: f64) -> Scored {
+        Scored { rows: self.rows.clone(), targets: self.targets.clone(), temperature: temperature as f32 }
+    }
+}
+
 impl Qwen2 {
     /// Builds the decoder over tensors named as in a Hugging Face checkpoint, all of them trainable.
     ///
@@ -228,11 +234,14 @@ impl Qwen2 {
         Ok((x + layer.down.apply(&gated)?)?)
     }
 
+    /// The norm between the last block and the head.
+    pub(crate) fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rms_norm(x, &self.norm, self.config.rms_norm_eps)?)
+    }
+
     /// The last norm and the head over the residual stream after the last block.
     pub(crate) fn head_scores(&self, x: &Tensor, batch: &PackedBatch, temperature: f64) -> Result<HeadScores> {
-        let scored =
-            Scored { rows: batch.rows.clone(), targets: batch.targets.clone(), temperature: temperature as f32 };
-        Ok(log_prob(&rms_norm(x, &self.norm, self.config.rms_norm_eps)?, self.head_weight(), &scored)?)
+        Ok(log_prob(&self.last_norm(x)?, self.head_weight(), &batch.scored(temperature))?)
     }
 
     /// Log-probability and entropy of each scored token under the distribution at `temperature`.

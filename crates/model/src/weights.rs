@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{Files, Weights};
 use crate::qwen2::Qwen2;
+use crate::shards::Shard;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -19,8 +20,7 @@ pub fn load(files: &Files, dtype: DType, device: &Device) -> Result<Qwen2> {
         Weights::Bytes(bytes) => read(bytes, &files.path("model.safetensors"), &mut tensors)?,
         Weights::Paths(paths) => {
             for path in paths {
-                let bytes = std::fs::read(path).map_err(Error::io(path))?;
-                read(&bytes, path, &mut tensors)?;
+                Shard::open(path)?.read(|name, tensor| insert(&mut tensors, path, name, tensor))?;
             }
         }
     }
@@ -34,11 +34,16 @@ fn read(bytes: &[u8], path: &Path, tensors: &mut BTreeMap<String, Tensor>) -> Re
     let loaded = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
         .map_err(|e| Error::invalid(path, format!("not a whole safetensors file: {e}")))?;
     for (name, tensor) in loaded {
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(Error::invalid(path, format!("tensor {name} is in another shard as well")));
-        }
+        insert(tensors, path, name, tensor)?;
     }
     Ok(())
+}
+
+fn insert(tensors: &mut BTreeMap<String, Tensor>, path: &Path, name: String, tensor: Tensor) -> Result<()> {
+    match tensors.insert(name.clone(), tensor) {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(path, format!("tensor {name} is in another shard as well"))),
+    }
 }
 
 /// Writes the variables to one safetensors file in `dtype`.

@@ -1,4 +1,7 @@
 //! Gradients of a batch: packed micro-batches, each on one thread where that fits, summed in the order of the batch.
+//!
+//! A small model has gradients of its own for each micro-batch in flight; a large one has one set, which every micro-batch
+//! adds to.
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -97,21 +100,30 @@ pub fn gradients<T: Send>(
     loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
 ) -> Result<(Gradients, Vec<T>)> {
     let recompute = pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE);
+    let one = |range: Range<usize>, into: &mut Gradients| -> Result<T> {
+        let batch = pack(&sequences[range.clone()]);
+        let loss = |scores: &HeadScores| loss(range, scores);
+        if recompute {
+            return recompute::backward(model, &batch, pass.temperature, loss, into);
+        }
+        let (loss, other) = loss(&model.scores(&batch, pass.temperature)?)?;
+        into.accumulate(&loss.backward()?)?;
+        Ok(other)
+    };
     let mut sum = Gradients::new(model.variables())?;
     let mut others = Vec::with_capacity(batches.len());
-    let in_flight = (GRADIENTS_IN_FLIGHT / gradient_bytes(model)).max(1);
+    let in_flight = GRADIENTS_IN_FLIGHT / gradient_bytes(model);
+    if in_flight <= 1 {
+        // Of a large model there is one set of gradients.
+        for range in batches {
+            others.push(one(range.clone(), &mut sum)?);
+        }
+        return Ok((sum, others));
+    }
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
-            let batch = pack(&sequences[range.clone()]);
             let mut part = Gradients::new(model.variables())?;
-            let loss = |scores: &HeadScores| loss(range, scores);
-            let other = if recompute {
-                recompute::backward(model, &batch, pass.temperature, loss, &mut |store| part.accumulate(store))?
-            } else {
-                let (loss, other) = loss(&model.scores(&batch, pass.temperature)?)?;
-                part.accumulate(&loss.backward()?)?;
-                other
-            };
+            let other = one(range, &mut part)?;
             Ok((part, other))
         })?;
         for (part, other) in parts {

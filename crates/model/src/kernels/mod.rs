@@ -8,6 +8,7 @@ pub mod decode_attention;
 pub mod gemm;
 pub mod math;
 pub mod packed;
+pub mod weights;
 
 use rayon::prelude::*;
 
@@ -56,6 +57,15 @@ pub fn for_each_chunk(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]
         out.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| f(index, chunk));
     } else {
         out.chunks_mut(size).enumerate().for_each(|(index, chunk)| f(index, chunk));
+    }
+}
+
+/// `f(index, chunk)` of every chunk of `size` elements of `out`, in order, over the thread pool where that helps.
+pub fn map_chunks<T: Send>(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) -> T + Sync) -> Vec<T> {
+    if may_fork() && out.len() > size {
+        out.par_chunks_mut(size).enumerate().map(|(index, chunk)| f(index, chunk)).collect()
+    } else {
+        out.chunks_mut(size).enumerate().map(|(index, chunk)| f(index, chunk)).collect()
     }
 }
 

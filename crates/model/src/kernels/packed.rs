@@ -3,7 +3,12 @@
 //! A `gemm` call packs its right side each time, which a decode step of a few dozen rows cannot pay for. Here it is
 //! packed once per weight update, in panels of [`PANEL`] outputs, and each output is summed over `k` in order: a row's
 //! result never depends on the other rows of the batch, which is what makes rollouts independent of batching.
+//!
+//! Weights in bf16 may stay so: a panel is widened when its turn comes, and the product is that of the widened weights.
 
+use super::vectorized;
+use super::weights::Element;
+use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Outputs a panel: two AVX-512 registers, four AVX2 or eight NEON registers.
@@ -13,49 +18,51 @@ pub const PANEL: usize = 32;
 pub struct Packed {
     out: usize,
     k: usize,
-    /// `[ceil(out / PANEL), k, PANEL]`, zeros beyond `out`.
-    panels: Vec<f32>,
+    panels: Panels,
+}
+
+/// `[ceil(out / PANEL), k, PANEL]`, zeros beyond `out`.
+enum Panels {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
 }
 
 impl Packed {
-    /// Packs row-major matrices `[out_i, k]`, stacked one under the other.
+    /// Packs row-major matrices `[out_i, k]`, stacked one under the other, widened to f32 where they are not.
     ///
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
-    pub fn stack(parts: &[&[f32]], k: usize) -> Self {
-        let rows: Vec<&[f32]> = parts
-            .iter()
-            .flat_map(|part| {
-                assert_eq!(part.len() % k, 0, "a packed part is not whole rows");
-                part.chunks_exact(k)
-            })
-            .collect();
-        let mut panels = vec![0.0; rows.len().div_ceil(PANEL) * k * PANEL];
-        for (panel, rows) in panels.chunks_exact_mut(k * PANEL).zip(rows.chunks(PANEL)) {
-            for (lane, row) in rows.iter().enumerate() {
-                for (depth, &value) in row.iter().enumerate() {
-                    panel[depth * PANEL + lane] = value;
-                }
-            }
-        }
-        Self { out: rows.len(), k, panels }
+    pub fn stack<T: Element>(parts: &[&[T]], k: usize) -> Self {
+        let (out, panels) = stacked(parts, k, |value| value.widen());
+        Self { out, k, panels: Panels::F32(panels) }
+    }
+
+    /// [`Self::stack`] that keeps bf16 weights in bf16.
+    ///
+    /// # Panics
+    /// When a matrix is not a whole number of rows of `k`.
+    pub fn stack_narrow(parts: &[&[bf16]], k: usize) -> Self {
+        let (out, panels) = stacked(parts, k, |value| value);
+        Self { out, k, panels: Panels::Bf16(panels) }
     }
 
     /// Packs `b: [k, n]`, row-major, for `y = x b`: the transpose of what [`Self::stack`] takes.
     ///
     /// # Panics
     /// When `b` is not whole rows of `n`.
-    pub fn columns(b: &[f32], n: usize) -> Self {
+    pub fn columns<T: Element>(b: &[T], n: usize) -> Self {
         let k = b.len() / n;
         assert_eq!(b.len(), k * n, "a packed matrix is not whole rows");
         let mut panels = vec![0.0; n.div_ceil(PANEL) * k * PANEL];
         for (p, panel) in panels.chunks_exact_mut(k * PANEL).enumerate() {
             let columns = p * PANEL..n.min((p + 1) * PANEL);
             for (row, lanes) in b.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
-                lanes[..columns.len()].copy_from_slice(&row[columns.clone()]);
+                for (lane, value) in lanes.iter_mut().zip(&row[columns.clone()]) {
+                    *lane = value.widen();
+                }
             }
         }
-        Self { out: n, k, panels }
+        Self { out: n, k, panels: Panels::F32(panels) }
     }
 
     /// Outputs of the product.
@@ -76,8 +83,31 @@ impl Packed {
 
     /// The packed matrix's bytes.
     pub fn bytes(&self) -> usize {
-        self.panels.len() * size_of::<f32>()
+        match &self.panels {
+            Panels::F32(panels) => size_of_val(panels.as_slice()),
+            Panels::Bf16(panels) => size_of_val(panels.as_slice()),
+        }
     }
+}
+
+/// The rows of all parts by panels, with their number.
+fn stacked<T: Copy, U: Copy + Default>(parts: &[&[T]], k: usize, convert: impl Fn(T) -> U) -> (usize, Vec<U>) {
+    let rows: Vec<&[T]> = parts
+        .iter()
+        .flat_map(|part| {
+            assert_eq!(part.len() % k, 0, "a packed part is not whole rows");
+            part.chunks_exact(k)
+        })
+        .collect();
+    let mut panels = vec![U::default(); rows.len().div_ceil(PANEL) * k * PANEL];
+    for (panel, rows) in panels.chunks_exact_mut(k * PANEL).zip(rows.chunks(PANEL)) {
+        for (lane, row) in rows.iter().enumerate() {
+            for (depth, &value) in row.iter().enumerate() {
+                panel[depth * PANEL + lane] = convert(value);
+            }
+        }
+    }
+    (rows.len(), panels)
 }
 
 /// `x: [rows, columns]`, row-major, with rows and columns exchanged.
@@ -125,41 +155,72 @@ impl WithSimd for Product<'_> {
 
 impl Product<'_> {
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(mut self, simd: S) {
+        self.each_panel(
+            #[inline(always)]
+            |product, panel, columns| product.panel::<S, ROWS, VECTORS>(simd, panel, columns),
+        );
+    }
+
+    /// Calls `work(self, panel, columns)` for each panel, in f32.
+    #[inline(always)]
+    fn each_panel(&mut self, mut work: impl FnMut(&mut Self, &[f32], std::ops::Range<usize>)) {
         let Packed { out, k, ref panels } = *self.w;
-        for (p, panel) in panels.chunks_exact(k * PANEL).enumerate() {
-            let columns = p * PANEL..out.min((p + 1) * PANEL);
-            let mut row = 0;
-            let rows = self.x.len() / k;
-            while row + ROWS <= rows {
-                let x = &self.x[row * k..(row + ROWS) * k];
-                let y = &mut self.y[row * out..(row + ROWS) * out];
-                tile::<S, ROWS, VECTORS>(simd, x, panel, y, columns.clone());
-                row += ROWS;
+        let columns = |p: usize| p * PANEL..out.min((p + 1) * PANEL);
+        match panels {
+            Panels::F32(panels) => {
+                for (p, panel) in panels.chunks_exact(k * PANEL).enumerate() {
+                    work(self, panel, columns(p));
+                }
             }
-            while row < rows {
-                let x = &self.x[row * k..(row + 1) * k];
-                let y = &mut self.y[row * out..(row + 1) * out];
-                tile::<S, 1, VECTORS>(simd, x, panel, y, columns.clone());
-                row += 1;
+            Panels::Bf16(panels) => {
+                let mut wide = vec![0.0; k * PANEL];
+                for (p, panel) in panels.chunks_exact(k * PANEL).enumerate() {
+                    vectorized!(wide.iter_mut().zip(panel).for_each(|(w, n)| *w = n.widen()));
+                    work(self, &wide, columns(p));
+                }
             }
         }
     }
 
     #[inline(always)]
-    fn run_scalar(self) {
-        let Packed { out, k, ref panels } = *self.w;
-        for (x, y) in self.x.chunks_exact(k).zip(self.y.chunks_exact_mut(out)) {
-            for (panel, y) in panels.chunks_exact(k * PANEL).zip(y.chunks_mut(PANEL)) {
+    fn panel<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        panel: &[f32],
+        columns: std::ops::Range<usize>,
+    ) {
+        let Packed { out, k, .. } = *self.w;
+        let mut row = 0;
+        let rows = self.x.len() / k;
+        while row + ROWS <= rows {
+            let x = &self.x[row * k..(row + ROWS) * k];
+            let y = &mut self.y[row * out..(row + ROWS) * out];
+            tile::<S, ROWS, VECTORS>(simd, x, panel, y, columns.clone());
+            row += ROWS;
+        }
+        while row < rows {
+            let x = &self.x[row * k..(row + 1) * k];
+            let y = &mut self.y[row * out..(row + 1) * out];
+            tile::<S, 1, VECTORS>(simd, x, panel, y, columns.clone());
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn run_scalar(mut self) {
+        let Packed { out, k, .. } = *self.w;
+        self.each_panel(|product, panel, columns| {
+            for (x, y) in product.x.chunks_exact(k).zip(product.y.chunks_exact_mut(out)) {
                 let mut acc = [0.0f32; PANEL];
                 for (&x, w) in x.iter().zip(panel.chunks_exact(PANEL)) {
                     for (acc, &w) in acc.iter_mut().zip(w) {
                         *acc += x * w;
                     }
                 }
-                y.copy_from_slice(&acc[..y.len()]);
+                y[columns.clone()].copy_from_slice(&acc[..columns.len()]);
             }
-        }
+        });
     }
 }
 
@@ -212,9 +273,28 @@ mod tests {
         let x = values(2 * k, 1.0);
         let (mut direct, mut by_rows) = (vec![0.0; 2 * n], vec![0.0; 2 * n]);
         Packed::columns(&b, n).matmul(&x, &mut direct);
-        Packed::stack(&[&transpose(&b, n)], k).matmul(&x, &mut by_rows);
+        Packed::stack(&[transpose(&b, n).as_slice()], k).matmul(&x, &mut by_rows);
         assert_eq!(direct, by_rows);
         assert_eq!(transpose(&transpose(&b, n), k), b);
+    }
+
+    #[test]
+    fn narrow_weights_multiply_as_their_widened_selves() {
+        let (m, k, out) = (11, 70, 45);
+        let x = values(m * k, 2.0);
+        let narrow: Vec<bf16> = values(out * k, 5.0).into_iter().map(bf16::from_f32).collect();
+        let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
+        let product = |packed: Packed| {
+            let mut y = vec![0.0; m * packed.out()];
+            packed.matmul(&x, &mut y);
+            y
+        };
+        let want = product(Packed::stack(&[&wide[..]], k));
+        assert_eq!(product(Packed::stack(&[&narrow[..]], k)), want);
+        assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k)), want);
+        let (b, narrow_b) = (&wide[..k * 9], &narrow[..k * 9]);
+        assert_eq!(product(Packed::columns(narrow_b, 9)), product(Packed::columns(b, 9)));
+        assert_eq!(2 * Packed::stack_narrow(&[&narrow[..]], k).bytes(), Packed::stack(&[&wide[..]], k).bytes());
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! A linear layer: `y = x w^T + b`, with the bias gradient summed over rows by a product instead of a strided sum.
+//!
+//! The weights may be bf16 beside f32 activations: one matrix at a time is widened while it is packed. Weights that are
+//! not trained (a detached view's) get no gradient computed.
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, output, weights, with_elements, with_weights};
 use crate::kernels::packed::{Packed, transpose};
+use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -19,9 +23,9 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 
 /// The same of plain tensor ops, on any device.
 pub fn composed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.t()?)?;
+    let y = x.matmul(&w.to_dtype(x.dtype())?.t()?)?;
     match b {
-        Some(b) => y.broadcast_add(b),
+        Some(b) => y.broadcast_add(&b.to_dtype(x.dtype())?),
         None => Ok(y),
     }
 }
@@ -35,13 +39,12 @@ impl CustomOp2 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, out, inner) = sizes(lx, lw)?;
-        let (x, w) = (elements(x, lx, "linear")?, elements(w, lw, "linear")?);
+        let (x, w) = (elements(x, lx, "linear")?, weights(w, lw, "linear")?);
         Ok(output(forward(x, w, None, inner, out), (tokens, out)))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = gradients(x, w, g)?;
-        Ok((Some(dx), Some(dw)))
+        gradients(x, w, g)
     }
 }
 
@@ -60,7 +63,7 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, out, inner) = sizes(lx, lw)?;
-        let (x, w, b) = (elements(x, lx, "linear")?, elements(w, lw, "linear")?, elements(b, lb, "linear")?);
+        let (x, w, b) = (elements(x, lx, "linear")?, weights(w, lw, "linear")?, elements(b, lb, "linear")?);
         if b.len() != out {
             bail!("linear: a bias of {} for {out} outputs", b.len());
         }
@@ -77,8 +80,8 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = gradients(x, w, g)?;
         let out = b.elem_count();
-        let db = with_elements(g, "linear", |g| Ok(column_sums(g, out)))?;
-        Ok((Some(dx), Some(dw), Some(Tensor::from_vec(db, out, b.device())?)))
+        let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
+        Ok((dx, dw, b.track_op().then(db).transpose()?))
     }
 }
 
@@ -90,8 +93,11 @@ fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
     Ok((tokens, out, inner))
 }
 
-fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize, out: usize) -> Vec<f32> {
-    let w = Packed::stack(&[w], inner);
+fn forward(x: &[f32], w: Weights, bias: Option<&[f32]>, inner: usize, out: usize) -> Vec<f32> {
+    let w = match w {
+        Weights::F32(w) => Packed::stack(&[w], inner),
+        Weights::Bf16(w) => Packed::stack(&[w], inner),
+    };
     let mut y = vec![0.0; x.len() / inner * out];
     for_each_chunk(&mut y, ROWS_PER_TASK * out, |i, y| {
         w.matmul(&x[i * ROWS_PER_TASK * inner..][..y.len() / out * inner], y);
@@ -102,19 +108,30 @@ fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize, out: usize)
     y
 }
 
-/// `dx = g w` and `dw = g^T x`.
-fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
+/// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
+fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let (inner, out) = (x.dim(1)?, w.dim(0)?);
-    let (dx, dw) = with_elements(x, "linear", |x| {
-        with_elements(w, "linear", |w| {
-            with_elements(g, "linear", |g| Ok((product(g, w, out, inner), product_over_rows(g, x, out, inner))))
-        })
-    })?;
-    Ok((Tensor::from_vec(dx, x.shape(), x.device())?, Tensor::from_vec(dw, w.shape(), w.device())?))
+    let dx = || {
+        let dx = with_weights(w, "linear", |w| {
+            with_elements(g, "linear", |g| {
+                Ok(match w {
+                    Weights::F32(w) => product(g, w, out, inner),
+                    Weights::Bf16(w) => product(g, w, out, inner),
+                })
+            })
+        })?;
+        Tensor::from_vec(dx, x.shape(), x.device())
+    };
+    let dw = || {
+        let dw =
+            with_elements(x, "linear", |x| with_elements(g, "linear", |g| Ok(product_over_rows(g, x, out, inner))))?;
+        Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())
+    };
+    Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
 }
 
 /// `a b` of `a: [m, k]` and `b: [k, n]`.
-pub(crate) fn product(a: &[f32], b: &[f32], k: usize, n: usize) -> Vec<f32> {
+pub(crate) fn product<T: Element>(a: &[f32], b: &[T], k: usize, n: usize) -> Vec<f32> {
     let b = Packed::columns(b, n);
     let mut y = vec![0.0; a.len() / k * n];
     for_each_chunk(&mut y, ROWS_PER_TASK * n, |i, y| {
@@ -150,6 +167,18 @@ pub(crate) fn column_sums(g: &[f32], width: usize) -> Vec<f32> {
 mod tests {
     use super::super::testing::{assert_twins, variable};
     use super::*;
+
+    #[test]
+    fn weights_in_bf16_equal_their_twin_and_frozen_ones_get_no_gradient() {
+        let (x, w) = (variable(&[300, 33], 1), variable(&[70, 33], 2));
+        let narrow = w.as_detached_tensor().to_dtype(candle_core::DType::BF16).unwrap();
+        assert_twins(&[&x], || linear(&x, &narrow, None), || composed(&x, &narrow, None), 1e-5);
+        let store = linear(&x, &narrow, None).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(store.get(&narrow).is_none());
+        let trained = candle_core::Var::from_tensor(&narrow).unwrap();
+        let store = linear(&x, &trained, None).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(store.get(trained.as_tensor()).unwrap().dtype(), candle_core::DType::BF16);
+    }
 
     #[test]
     fn equals_its_twin() {

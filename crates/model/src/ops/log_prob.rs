@@ -3,14 +3,19 @@
 //! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
 //! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// Logits that one task holds at a time: 4 MiB of them.
 const LOGITS_PER_TASK: usize = 1 << 20;
+
+/// Numbers of a head above which its product is shared out by strips of the vocabulary: each task of the other way has a
+/// gradient of the whole head.
+const SHARED_OUT_ABOVE: usize = 1 << 22;
 
 /// Which tokens are scored, and at what temperature.
 #[derive(Clone)]
@@ -59,13 +64,42 @@ pub fn composed(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<Tensor> 
     let device = hidden.device();
     let rows = Tensor::new(&*scored.rows, device)?;
     let targets = Tensor::new(&*scored.targets, device)?.unsqueeze(1)?;
-    let logits = hidden.index_select(&rows, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?;
+    let logits = hidden.index_select(&rows, 0)?.matmul(&w.to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)?;
     let logits = (logits / scored.temperature as f64)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
     let picked = log_p.gather(&targets, 1)?.squeeze(1)?;
     let entropy = (log_p.exp()? * &log_p)?.sum(D::Minus1)?.neg()?;
     Tensor::stack(&[picked, entropy], 0)
+}
+
+/// Whether the threads share the product with the head instead of the tokens.
+fn shared_out(w: &Tensor) -> bool {
+    w.dtype() != DType::F32 || w.elem_count() > SHARED_OUT_ABOVE
+}
+
+/// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of log-probabilities and entropies; that of
+/// the head `w: [vocab, width]`, if it is wanted, is added to `dw`, so that no second one exists. On the CPU.
+///
+/// # Errors
+/// When a tensor is not on the CPU, `hidden` or `g` is not f32, or the shapes do not fit.
+pub fn backward_into(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    g: &Tensor,
+    dw: Option<&mut [f32]>,
+) -> Result<Vec<f32>> {
+    check(hidden, w, scored)?;
+    if g.dims() != [2, scored.rows.len()] || dw.as_ref().is_some_and(|dw| dw.len() != w.elem_count()) {
+        bail!("log_prob: gradients {:?} of {} tokens, or of another head", g.dims(), scored.rows.len());
+    }
+    let width = hidden.dim(1)?;
+    with_elements(hidden, "log_prob", |hidden| {
+        with_weights(w, "log_prob", |w| {
+            with_elements(g, "log_prob", |g| Ok(streamed_head::Head { hidden, w, width, scored }.backward(g, dw)))
+        })
+    })
 }
 
 struct LogProb {
@@ -201,21 +235,31 @@ impl CustomOp2 for LogProb {
 
     fn cpu_fwd(&self, h: &CpuStorage, lh: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = lh.shape().dims2()?.1;
-        let head = Head { hidden: elements(h, lh, "log_prob")?, w: elements(w, lw, "log_prob")?, width };
-        Ok(output(self.forward(head), (2, self.scored.rows.len())))
+        let hidden = elements(h, lh, "log_prob")?;
+        let scores = match weights(w, lw, "log_prob")? {
+            Weights::F32(w) if w.len() <= SHARED_OUT_ABOVE => self.forward(Head { hidden, w, width }),
+            w => streamed_head::Head { hidden, w, width, scored: &self.scored }.forward(),
+        };
+        Ok(output(scores, (2, self.scored.rows.len())))
     }
 
     fn bwd(&self, hidden: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = hidden.dim(1)?;
-        let (dx, dw) = with_elements(hidden, "log_prob", |hidden| {
-            with_elements(w, "log_prob", |w| {
-                with_elements(g, "log_prob", |g| Ok(self.backward(Head { hidden, w, width }, g)))
-            })
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dx, hidden.shape(), hidden.device())?),
-            Some(Tensor::from_vec(dw, w.shape(), w.device())?),
-        ))
+        let trained = w.track_op();
+        let (dx, dw) = if shared_out(w) {
+            let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
+            (backward_into(hidden, w, &self.scored, g, dw.as_deref_mut())?, dw)
+        } else {
+            let width = hidden.dim(1)?;
+            let (dx, dw) = with_elements(hidden, "log_prob", |hidden| {
+                with_elements(w, "log_prob", |w| {
+                    with_elements(g, "log_prob", |g| Ok(self.backward(Head { hidden, w, width }, g)))
+                })
+            })?;
+            (dx, trained.then_some(dw))
+        };
+        let dx = Tensor::from_vec(dx, hidden.shape(), hidden.device())?;
+        let dw = dw.map(|dw| Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())).transpose()?;
+        Ok((Some(dx), dw))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The differentiable operations of the policy: each with its formula, a composed twin of plain tensor ops, a fused CPU
 //! kernel and its backward.
 //!
-//! On the CPU in f32 the fused kernel runs; elsewhere the composed twin does, which is made of ops that candle can
+//! On the CPU the fused kernel runs, in f32, over weights in f32 or bf16; elsewhere the composed twin does, which is made of ops that candle can
 //! differentiate on every device. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
 
 pub mod attention;
@@ -9,8 +9,10 @@ pub mod linear;
 pub mod log_prob;
 pub mod rms_norm;
 pub mod rope;
+pub(crate) mod streamed_head;
 pub mod swiglu;
 
+use crate::kernels::weights::Weights;
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{Heads, attention};
@@ -20,7 +22,7 @@ pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use swiglu::swiglu;
 
-/// Whether the fused CPU kernels apply to `x`.
+/// Whether the fused CPU kernels apply to the activations `x`.
 pub(crate) fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
@@ -40,6 +42,27 @@ pub(crate) fn with_elements<R>(x: &Tensor, op: &'static str, f: impl FnOnce(&[f3
     match &*storage {
         Storage::Cpu(storage) => f(elements(storage, layout, op)?),
         _ => bail!("{op}: the backward of the fused op runs on the CPU only"),
+    }
+}
+
+/// The weights in a contiguous f32 or bf16 CPU storage.
+pub(crate) fn weights<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<Weights<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("{op}: the weights are not contiguous");
+    };
+    match storage {
+        CpuStorage::F32(values) => Ok(Weights::F32(&values[start..end])),
+        CpuStorage::BF16(values) => Ok(Weights::Bf16(&values[start..end])),
+        _ => bail!("{op}: weights of a type that is neither f32 nor bf16"),
+    }
+}
+
+/// Calls `f` with the weights in a CPU tensor.
+pub(crate) fn with_weights<R>(w: &Tensor, op: &'static str, f: impl FnOnce(Weights) -> Result<R>) -> Result<R> {
+    let (storage, layout) = w.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(weights(storage, layout, op)?),
+        _ => bail!("{op}: the fused op runs on the CPU only"),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::CHUNK;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use model::recompute::Sink;
 use rayon::prelude::*;
 
 /// One sum for each variable.
@@ -71,6 +72,18 @@ impl Gradients {
             }
             None => Ok(()),
         })
+    }
+
+    /// The sum of a variable on the CPU, for something to be added to it in place; `None` for another tensor.
+    pub fn host(&mut self, variable: &Tensor) -> Option<&mut [f32]> {
+        let entry = self.entries.iter_mut().find(|entry| entry.var.as_tensor().id() == variable.id())?;
+        match &mut entry.sum {
+            Sum::Host(values) => {
+                entry.received = true;
+                Some(values)
+            }
+            Sum::Device(_) => None,
+        }
     }
 
     /// Adds the sums of other micro-batches.
@@ -158,6 +171,16 @@ impl Gradients {
             }
         }
         Ok("all variables together")
+    }
+}
+
+impl Sink<anyhow::Error> for Gradients {
+    fn add(&mut self, store: &GradStore) -> Result<()> {
+        self.accumulate(store)
+    }
+
+    fn host(&mut self, variable: &Tensor) -> Option<&mut [f32]> {
+        Self::host(self, variable)
     }
 }
 
