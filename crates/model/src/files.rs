@@ -1,10 +1,20 @@
 //! Where a model's files come from: the one compiled in, a folder in Hugging Face layout, or the Hub.
 
+use crate::embedded;
 use crate::error::{Error, Result};
-use crate::{embedded, hub};
+use crate::hub::Hub;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// What every model folder has, beside its weights.
+pub(crate) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// What a model folder may have.
+pub(crate) const OPTIONAL: [&str; 3] = ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+/// Weights in one file.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// Which of several files has which tensor.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// A model by name, as `--model` and `model.path` take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +107,7 @@ impl Files {
         match source {
             Source::Embedded => Ok(embedded::files()),
             Source::Folder(folder) => Self::from_folder(folder),
-            Source::Hub { id, revision } => Self::from_folder(&hub::download(id, revision)?),
+            Source::Hub { id, revision } => Self::from_folder(&Hub::from_env()?.download(id, revision)?),
         }
     }
 
@@ -138,14 +148,14 @@ fn optional(folder: &Path, name: &str) -> Result<Option<String>> {
 
 /// `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
+    let single = folder.join(SINGLE);
     if single.is_file() {
         return Ok(vec![single]);
     }
-    let Some(index) = optional(folder, "model.safetensors.index.json")? else {
+    let Some(index) = optional(folder, INDEX)? else {
         return Err(Error::invalid(folder, "neither model.safetensors nor model.safetensors.index.json is there"));
     };
-    let shards = shard_names(&index).map_err(|e| Error::invalid(folder.join("model.safetensors.index.json"), e))?;
+    let shards = shard_names(&index).map_err(|e| Error::invalid(folder.join(INDEX), e))?;
     Ok(shards.into_iter().map(|name| folder.join(name)).collect())
 }
 

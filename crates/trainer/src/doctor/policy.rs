@@ -1,13 +1,11 @@
 //! Where a policy is and what shape it has, without its weights.
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::Duration;
 
-use hf_hub::api::sync::ApiBuilder;
-use hf_hub::{Cache, Repo, RepoType};
+use model::Source;
 use model::config::Config as Shape;
+use model::hub::Hub;
 
 use crate::config::EMBEDDED;
 
@@ -41,13 +39,10 @@ pub fn find(path: &str) -> Policy {
         let text = include_str!("../../../model/embedded/config.json");
         return of_text("compiled in", text, Path::new("embedded/config.json"));
     }
-    let folder = Path::new(path);
-    if folder.is_dir() {
-        return in_folder(folder);
-    }
-    match hub_id(path) {
-        Some(repo) => on_hub(repo),
-        None => Policy {
+    match path.parse() {
+        Ok(Source::Hub { id, revision }) => on_hub(path, &id, &revision),
+        Ok(Source::Folder(folder)) if folder.is_dir() => in_folder(&folder),
+        _ => Policy {
             place: "not found".into(),
             shape: None,
             failure: Some(format!(
@@ -82,87 +77,39 @@ fn of_text(place: &str, text: &str, path: &Path) -> Policy {
     }
 }
 
-/// `org/name[@revision]` as a repository.
-fn hub_id(path: &str) -> Option<Repo> {
-    let (id, revision) = path.split_once('@').unwrap_or((path, "main"));
-    let is_name = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+fn on_hub(path: &str, id: &str, revision: &str) -> Policy {
+    let known = KNOWN.contains(&id).then(|| Shape::parse(QWEN_1_5B, Path::new("config.json")).ok()).flatten();
+    let failed = |error: model::Error| Policy {
+        place: "not in the Hub's cache".into(),
+        shape: known,
+        failure: Some(format!("model.path = \"{path}\": {error}")),
     };
-    let (organisation, name) = id.split_once('/')?;
-    (is_name(organisation) && is_name(name) && !revision.is_empty())
-        .then(|| Repo::with_revision(id.into(), RepoType::Model, revision.into()))
-}
-
-fn on_hub(repo: Repo) -> Policy {
-    let id = repo.url();
-    let cached = Cache::from_env().repo(repo.clone());
-    let text = |path: &Path| std::fs::read_to_string(path).ok();
-    if let Some(file) = cached.get("config.json")
-        && let Some(json) = text(&file)
-        && (cached.get("model.safetensors").is_some() || cached.get("model.safetensors.index.json").is_some())
-    {
-        return of_text("in the Hub's cache", &json, &file);
+    let mut hub = match Hub::from_env() {
+        Ok(hub) => hub,
+        Err(error) => return failed(error),
+    };
+    if let Some(folder) = hub.cached(id, revision) {
+        return Policy { place: "in the Hub's cache".into(), ..in_folder(&folder) };
     }
-    let known = KNOWN.contains(&id.as_str()).then(|| Shape::parse(QWEN_1_5B, Path::new("config.json")).ok()).flatten();
-    match config_from_hub(repo) {
-        Ok(json) => {
-            let name = format!("{id}/config.json");
-            Policy { place: "on the Hub, not downloaded yet".into(), ..of_text("", &json, Path::new(&name)) }
-        }
-        Err(reason) => Policy {
-            place: "not in the Hub's cache".into(),
-            shape: known,
+    // A check that somebody waits for: one try, no bar.
+    hub.progress = false;
+    hub.patience.tries = 1;
+    for limit in [&mut hub.patience.connect, &mut hub.patience.answer, &mut hub.patience.silence] {
+        *limit = (*limit).min(PATIENCE);
+    }
+    match hub.config(id, revision) {
+        Ok((file, text)) if hub.offline => Policy {
             failure: Some(format!(
-                "model.path = \"{id}\": {reason}; download it where there is a network and give its folder"
+                "model.path = \"{path}\": its weights are not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it \
+                 where there is a network, or give a folder with the model"
             )),
+            ..of_text("partly in the Hub's cache", &text, &file)
         },
+        Ok((_, text)) => {
+            of_text("on the Hub, not downloaded yet", &text, Path::new(&format!("{id}/config.json")))
+        }
+        Err(error) => failed(error),
     }
-}
-
-/// `config.json` of a repository, or why it cannot be had. Never takes much longer than [`PATIENCE`] twice.
-fn config_from_hub(repo: Repo) -> Result<String, String> {
-    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-    // A request through a dead network can hang for minutes; a connection tells sooner. Behind a proxy only the request
-    // itself can tell.
-    let proxied =
-        ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].iter().any(|name| std::env::var(name).is_ok());
-    if !proxied {
-        connect(&endpoint).map_err(|reason| format!("the Hub cannot be reached ({endpoint}: {reason})"))?;
-    }
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let file = ApiBuilder::from_env()
-            .with_progress(false)
-            .build()
-            .and_then(|api| api.repo(repo).get("config.json"))
-            .map_err(|error| error.to_string())
-            .and_then(|path| std::fs::read_to_string(path).map_err(|error| error.to_string()));
-        // Nobody listens any more if this took too long.
-        let _ = sender.send(file);
-    });
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(answer) => answer.map_err(|reason| format!("the Hub does not give it ({reason})")),
-        Err(_) => Err(format!("the Hub does not answer within {} seconds ({endpoint})", PATIENCE.as_secs())),
-    }
-}
-
-fn connect(endpoint: &str) -> Result<(), String> {
-    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("https", endpoint));
-    let host = rest.split('/').next().unwrap_or(rest);
-    let port = if scheme == "http" { 80 } else { 443 };
-    let address = if host.contains(':') { host.to_string() } else { format!("{host}:{port}") };
-    let (sender, receiver) = mpsc::channel();
-    // Resolving a name has no time limit of its own.
-    std::thread::spawn(move || {
-        let found = address.to_socket_addrs().map_err(|error| error.to_string()).and_then(|mut found| {
-            let first = found.next().ok_or("no address")?;
-            TcpStream::connect_timeout(&first, PATIENCE).map(drop).map_err(|error| error.to_string())
-        });
-        let _ = sender.send(found);
-    });
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("no answer".into()))
 }
 
 #[cfg(test)]
@@ -195,11 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn hub_ids_are_told_from_paths() {
-        assert!(hub_id("org/name").is_some());
-        assert_eq!(hub_id("org/name@v1.0").unwrap().revision(), "v1.0");
-        for path in ["name", "a/b/c", "../name", "org/", "/abs", "org/na me", "org/name@"] {
-            assert!(hub_id(path).is_none(), "{path}");
+    fn what_is_neither_a_folder_nor_an_id_is_refused() {
+        for path in ["name", "a/b/c", "../name", "/abs", "org/name@"] {
+            let failure = find(path).failure.unwrap();
+            assert!(failure.contains("no such folder, and not a Hub id"), "{failure}");
         }
     }
 }
