@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn a_run_that_ends_early_decays_by_its_share() {
         let rate = LearningRate::new(8.0, 2).unwrap().with_decay(Decay::Linear, 1000).unwrap();
-        let rates = [(0, 0.0), (1, 0.1), (2, 0.25), (9, 1.0), (10, 1.5)].map(|(step, share)| rate.at_share(step, share));
+        let rates =
+            [(0, 0.0), (1, 0.1), (2, 0.25), (9, 1.0), (10, 1.5)].map(|(step, share)| rate.at_share(step, share));
         assert_eq!(rates, [4.0, 8.0, 6.0, 0.0, 0.0]);
     }
 

@@ -87,6 +87,9 @@ pub struct Pass {
 
 /// Sums the gradients of `loss(range, scores)` over the micro-batches, and returns what else each gave, in order.
 ///
+/// Micro-batches of a small model run side by side, each with gradients of its own; those of a large one run one after
+/// the other and add to the sum in place.
+///
 /// # Errors
 /// The first error of `loss` or of its backward pass.
 pub fn gradients<T: Send>(
@@ -96,22 +99,21 @@ pub fn gradients<T: Send>(
     pass: Pass,
     loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
 ) -> Result<(Gradients, Vec<T>)> {
-    let recompute = pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE);
     let mut sum = Gradients::new(model.variables())?;
     let mut others = Vec::with_capacity(batches.len());
-    let in_flight = (GRADIENTS_IN_FLIGHT / gradient_bytes(model)).max(1);
+    // By the model's size alone: a tied embedding gets its gradient in two parts, and the order of the sum shows in its
+    // last bits.
+    let in_flight = GRADIENTS_IN_FLIGHT / gradient_bytes(model);
+    if in_flight < 2 {
+        for range in batches {
+            others.push(differentiate(model, sequences, range.clone(), pass, &loss, &mut sum)?);
+        }
+        return Ok((sum, others));
+    }
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
-            let batch = pack(&sequences[range.clone()]);
             let mut part = Gradients::new(model.variables())?;
-            let loss = |scores: &HeadScores| loss(range, scores);
-            let other = if recompute {
-                recompute::backward(model, &batch, pass.temperature, loss, &mut |store| part.accumulate(store))?
-            } else {
-                let (loss, other) = loss(&model.scores(&batch, pass.temperature)?)?;
-                part.accumulate(&loss.backward()?)?;
-                other
-            };
+            let other = differentiate(model, sequences, range, pass, &loss, &mut part)?;
             Ok((part, other))
         })?;
         for (part, other) in parts {
@@ -120,6 +122,25 @@ pub fn gradients<T: Send>(
         }
     }
     Ok((sum, others))
+}
+
+/// Adds the gradient of one micro-batch to `sum`.
+fn differentiate<T>(
+    model: &Qwen2,
+    sequences: &[Sequence],
+    range: Range<usize>,
+    pass: Pass,
+    loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)>,
+    sum: &mut Gradients,
+) -> Result<T> {
+    let batch = pack(&sequences[range.clone()]);
+    if pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE) {
+        let loss = |scores: &HeadScores| loss(range, scores);
+        return recompute::backward(model, &batch, pass.temperature, loss, &mut |store| sum.accumulate(store));
+    }
+    let (loss, other) = loss(range, &model.scores(&batch, pass.temperature)?)?;
+    sum.accumulate(&loss.backward()?)?;
+    Ok(other)
 }
 
 #[cfg(test)]

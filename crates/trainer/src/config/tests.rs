@@ -282,7 +282,10 @@ fn keys_that_contradict_each_other_are_refused() {
         ("reference.kl_beta=0.1", "reference.kl_beta = 0.1: a KL penalty"),
         ("optimizer.updates_per_step=25", "optimizer.updates_per_step = 25: 25 updates cannot share the 24 groups"),
         ("sampler.prompts_per_step=0", "sampler.prompts_per_step = 0: must be at least 1"),
-        ("optimizer.warmup_steps=90", "optimizer.warmup_steps = 90: a warm-up of 90 updates leaves none of the run's 90"),
+        (
+            "optimizer.warmup_steps=90",
+            "optimizer.warmup_steps = 90: a warm-up of 90 updates leaves none of the run's 90",
+        ),
         ("schedule.kind=staged", "schedule.kind = \"staged\": schedule.stages = []: kind = \"staged\" needs"),
         ("schedule.stages=[[0, 8]]", "schedule.stages = [[0, 8]]: schedule.stages has 1 entries: only kind"),
     ] {
