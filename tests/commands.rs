@@ -233,7 +233,7 @@ fn what_cannot_be_run_ends_in_one_line_and_status_2() {
         (&["generate", "--model", empty, "--prompt", "x"], "config.json"),
         (&["generate", "--model", "embedded", "--prompt", "x", "--max-tokens", "1024"], "--max-tokens 1024"),
         (&["score", "--model", "embedded", "--data", "no/such.jsonl"], "no/such.jsonl"),
-        (&["bench", "train", "--model", "embedded", "--dtype", "bf16", "--device", "cpu"], "--dtype bf16"),
+        (&["bench", "train", "--model", "embedded", "--lora-rank", "0"], "--lora-rank"),
         (&["bench", "rollout", "--model", "embedded", "--new-tokens", "1024"], "--new-tokens 1024"),
         (&["export", run, "out"], "checkpoints/step-000040"),
         (&["export", "no/such/checkpoint", "out"], "no/such/checkpoint"),

@@ -132,3 +132,99 @@ fn equal_rollout_tokens_end_a_run() {
     assert!(metrics.len() < 4 && metrics.last().unwrap()["tokens_total"].as_u64().unwrap() >= 1500);
     assert_eq!(rows(&run, "eval.jsonl").last().unwrap()["name"], "end");
 }
+
+const LORA: &[&str] = &[
+    "--set",
+    "model.lora={ rank = 4, alpha = 8, targets = ['q_proj', 'v_proj', 'o_proj', 'down_proj'] }",
+    "--set",
+    "model.dtype=bf16",
+    "--set",
+    "reference.track=1",
+    "--set",
+    "model.micro_batch_tokens=none",
+    "--set",
+    "optimizer.learning_rate=1e-3",
+    // Room enough that some responses are right and some are not.
+    "--set",
+    "schedule.l_max=256",
+    "--set",
+    "schedule.l_min=192",
+];
+
+/// Runs the program and returns what it printed.
+fn printed(arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(env!("CARGO_BIN_EXE_trainer")).args(arguments).output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Goes back to the state after step 2, and on from there with the settings in the folder.
+fn resume(run: &Path) {
+    printed(&["train", "--resume", run.join("checkpoints/step-000002").to_str().unwrap()]);
+}
+
+/// Adapters over frozen bf16 weights: the sampler has them, a checkpoint holds them alone, a run goes on from them, and
+/// an export is a whole model again.
+#[test]
+fn adapters_train_resume_and_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = run(folder.path().join("whole"), LORA);
+    let metrics = rows(&whole, "metrics.jsonl");
+    for row in &metrics {
+        assert!(row["logprob_gap"].as_f64().unwrap() < 1e-4, "{row}");
+    }
+    assert_eq!(
+        metrics[0]["kl"].as_f64().map(|kl| kl.abs() < 1e-6),
+        Some(true),
+        "adapters begin as nothing: {}",
+        metrics[0]
+    );
+    assert!(metrics.last().unwrap()["kl"].as_f64().unwrap() > 1e-6, "{}", metrics.last().unwrap());
+    let planned = fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert!(
+        planned.contains("micro_batch_tokens = ") && !planned.contains("micro_batch_tokens = \"none\""),
+        "{planned}"
+    );
+
+    let checkpoint = whole.join("checkpoints/cycle-1-high");
+    let adapters = || fs::read(checkpoint.join("adapter_model.safetensors")).unwrap();
+    assert!(!checkpoint.join("model.safetensors").exists());
+    let before = adapters();
+    resume(&whole);
+    assert!(adapters() == before, "the adapters differ");
+    assert_eq!(rows(&whole, "metrics.jsonl"), metrics);
+
+    let exported = folder.path().join("exported");
+    printed(&["export", checkpoint.to_str().unwrap(), exported.to_str().unwrap(), "--dtype", "f32"]);
+    let file = folder.path().join("rows.jsonl");
+    fs::write(&file, r#"{"prompt_ids":[2,8,9],"response_ids":[10,11,12,13]}"#).unwrap();
+    let score = |model: &Path| {
+        let printed = printed(&["score", "--model", model.to_str().unwrap(), "--data", file.to_str().unwrap()]);
+        let row: Value = serde_json::from_slice(&printed).unwrap();
+        row["logprobs"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let gap = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+    let (adapted, merged) = (score(&checkpoint), score(&exported));
+    assert!(gap(&adapted, &merged) < 1e-4, "{adapted:?} {merged:?}");
+    assert!(gap(&adapted, &score(Path::new("embedded"))) > 1e-4, "the adapters changed nothing");
+
+    let refused = trainer(&folder.path().join("again"), &["--set", &format!("model.path={}", checkpoint.display())]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("trainer export"));
+}
+
+/// All weights in bf16 with f32 master copies: a resumed run is the same run.
+#[test]
+fn weights_in_bf16_train_and_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let bf16 = &["--set", "model.dtype=bf16", "--set", "schedule.l_max=256", "--set", "schedule.l_min=192"];
+    let whole = run(folder.path().join("whole"), bf16);
+    let metrics = rows(&whole, "metrics.jsonl");
+    for row in &metrics {
+        assert!(row["logprob_gap"].as_f64().unwrap() < 1e-4, "{row}");
+    }
+    let before = weights(&whole);
+    resume(&whole);
+    assert_eq!(rows(&whole, "metrics.jsonl"), metrics);
+    assert!(weights(&whole) == before, "the weights differ");
+}

@@ -240,9 +240,21 @@ pub struct BenchArgs {
     /// Tokens of each response
     #[arg(long, value_name = "N", default_value = "256", value_parser = count, allow_negative_numbers = true)]
     pub new_tokens: usize,
-    /// The type that the policy computes in
+    /// The type that the policy's matrices are kept in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// Train adapters of this rank for every projection, the weights frozen
+    #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
+    pub lora_rank: Option<usize>,
+    /// Tokens of one forward and backward pass; a longer row has one of its own
+    #[arg(long, value_name = "T", default_value = "2048", value_parser = count, allow_negative_numbers = true)]
+    pub micro_batch_tokens: usize,
+    /// The learning rate of the updates; the default leaves the weights where they are
+    #[arg(long, value_name = "LR", default_value = "1e-7", value_parser = temperature, allow_negative_numbers = true)]
+    pub learning_rate: f64,
+    /// Timed repeats after the first; 0 times the first; as many as five seconds hold, and three at least, when absent
+    #[arg(long, value_name = "N")]
+    pub repeats: Option<usize>,
     /// Where tensors live
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,

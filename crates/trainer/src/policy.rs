@@ -1,11 +1,14 @@
 //! A loaded policy: weights, text side and files, on a device.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
+use model::lora::{self, Saved};
 use model::{Files, Qwen2, Source, Text, weights};
 
 use crate::commands::UsageError;
-use crate::config::{DeviceChoice, Dtype};
+use crate::config::{DeviceChoice, Dtype, Lora};
 
 /// A model ready to train, generate or score.
 pub struct Policy {
@@ -20,16 +23,55 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Loads `embedded`, a folder or a Hub id.
+    /// Loads `embedded`, a folder or a Hub id; of a folder with adapters, the model that they are of with the adapters.
     ///
     /// # Errors
     /// When the name is not one, a file is missing or torn, or the model is not one this program runs.
     pub fn load(name: &str, dtype: Dtype, device: &Device) -> Result<Self> {
         let source: Source = name.parse().map_err(|e: model::Error| UsageError::new(e.to_string()))?;
-        let files = Files::open(&source).with_context(|| format!("cannot open model {source}"))?;
+        let (saved, of) = match &source {
+            Source::Folder(folder) if lora::is_adapter(folder) => {
+                let saved = Saved::open(folder)?;
+                let base = saved.base.parse().with_context(|| format!("{}: its base model", folder.display()))?;
+                (Some(saved), base)
+            }
+            _ => (None, source.clone()),
+        };
+        let files = Files::open(&of).with_context(|| format!("cannot open model {of}"))?;
         let text = Text::new(&files)?;
         let model = weights::load(&files, compute_type(dtype), device)?;
+        let model = match saved {
+            Some(saved) => model.with_saved_adapters(saved).with_context(|| source.to_string())?,
+            None => model,
+        };
         Ok(Self { model, text, files, source })
+    }
+
+    /// The same policy with its weights frozen and fresh adapters to train.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn with_adapters(self, settings: &Lora, seed: u64) -> Result<Self> {
+        Ok(Self { model: self.model.with_adapters(settings.into(), seed)?, ..self })
+    }
+
+    /// Writes the policy to a folder that a run goes on from: its small files with the adapters alone, where it has some,
+    /// else with all weights, in the types that they have.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        if self.model.lora().is_none() {
+            return Ok(weights::save_folder(&self.model, &self.files, folder, None)?);
+        }
+        let dtype = self.model.weights()[0].1.dtype();
+        weights::save_small_files(&self.files, folder, dtype)?;
+        let base = match &self.source {
+            // A relative path would mean another folder from elsewhere.
+            Source::Folder(base) => std::path::absolute(base)?.display().to_string(),
+            other => other.to_string(),
+        };
+        Ok(lora::save(&self.model, &base, folder)?)
     }
 }
 

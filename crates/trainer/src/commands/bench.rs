@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::ready;
 use crate::cli::{BenchArgs, BenchKind};
 use crate::commands::{UsageError, print};
-use crate::config::{Config, Dtype};
+use crate::config::{Dtype, LORA_TARGETS, Lora};
+use crate::doctor::memory;
 use crate::optimizer::{AdamW, AdamWSettings};
 use crate::policy::Policy;
 use crate::update::{self, Pass, Sequence};
@@ -21,8 +22,8 @@ const MOST_REPEATS: usize = 15;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The stream of the random token ids.
 const IDS: u64 = 0x6265_6e63;
-/// Small enough to leave the weights where they are, so that every repeat does the same work.
-const LEARNING_RATE: f64 = 1e-7;
+/// The seed of fresh adapters.
+const SEED: u64 = 1;
 
 /// What is printed.
 #[derive(Serialize)]
@@ -43,6 +44,11 @@ struct Figures {
     seconds_min: f64,
     seconds_max: f64,
     tokens_per_second: f64,
+    /// Of an update: the mean of `-log p` over the new tokens, before the first and before the last.
+    loss_first: Option<f64>,
+    loss_last: Option<f64>,
+    /// What `trainer doctor` would say that an update takes.
+    predicted_memory_bytes: Option<u64>,
     /// The largest resident set of the process, weights and all, on the host; null where the system does not tell a
     /// process its own (anywhere but on Linux).
     peak_memory_bytes: Option<u64>,
@@ -50,7 +56,10 @@ struct Figures {
 
 /// Measures speed.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
-    let policy = ready::load(&args.model, args.dtype, args.device)?;
+    let mut policy = ready::load(&args.model, args.dtype, args.device)?;
+    if let Some(rank) = args.lora_rank {
+        policy = policy.with_adapters(&every_projection(rank), SEED)?;
+    }
     let config = policy.model.config();
     let length = args.prompt_tokens.saturating_add(args.new_tokens);
     if length > config.max_positions {
@@ -58,10 +67,17 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         let message = format!("--prompt-tokens {p} and --new-tokens {n} are beyond the model's limit of {limit}");
         return Err(UsageError::new(format!("{message}; lower them")).into());
     }
-    let seconds = match args.kind {
-        BenchKind::Rollout => rollout(args, &policy)?,
+    let (seconds, losses) = match args.kind {
+        BenchKind::Rollout => (rollout(args, &policy)?, Vec::new()),
         BenchKind::Train => train(args, &policy)?,
     };
+    let predicted = memory::update(&memory::Update {
+        shape: config,
+        dtype: args.dtype,
+        lora: policy.model.lora(),
+        tokens: (args.batch * length).min(args.micro_batch_tokens).max(length),
+        recompute: None,
+    });
     let tokens = args.batch * if args.kind == BenchKind::Rollout { args.new_tokens } else { length };
     let median = median(&seconds);
     let figures = Figures {
@@ -79,6 +95,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         seconds_min: seconds.iter().copied().fold(f64::INFINITY, f64::min),
         seconds_max: seconds.iter().copied().fold(0.0, f64::max),
         tokens_per_second: tokens as f64 / median,
+        loss_first: losses.first().copied(),
+        loss_last: losses.last().copied(),
+        predicted_memory_bytes: (args.kind == BenchKind::Train).then(|| predicted.total()),
         peak_memory_bytes: std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak),
     };
     print(&format!("{}\n", serde_json::to_string_pretty(&figures)?))
@@ -95,29 +114,42 @@ fn rollout(args: &BenchArgs, policy: &Policy) -> Result<Vec<f64>> {
         .map(|(prompt, stream)| Request { prompt, stream, max_new_tokens: args.new_tokens })
         .collect();
     let sampling = Sampling::at(1.0, &[]);
-    repeat(|| {
+    repeat(args.repeats, || {
         engine.generate(&requests, &sampling, &mut |_| Control::Continue)?;
         Ok(())
     })
 }
 
 /// One update by the log-probs of the `new_tokens` of each row: forward, backward, AdamW.
-fn train(args: &BenchArgs, policy: &Policy) -> Result<Vec<f64>> {
+///
+/// Also returns the loss before each update.
+fn train(args: &BenchArgs, policy: &Policy) -> Result<(Vec<f64>, Vec<f64>)> {
     let length = args.prompt_tokens + args.new_tokens;
     let rows = random_rows(args, length, policy.model.config().vocab_size);
     let sequences: Vec<Sequence> =
         rows.into_iter().map(|tokens| Sequence { tokens, prompt: args.prompt_tokens }).collect();
-    let settings = Config::countdown().model;
-    let passes = update::micro_batches(&vec![length; args.batch], settings.micro_batch_tokens);
-    let pass = Pass { temperature: 1.0, recompute: settings.recompute };
+    let passes = update::micro_batches(&vec![length; args.batch], args.micro_batch_tokens);
+    let pass = Pass { temperature: 1.0, recompute: None };
     let scale = -1.0 / (args.batch * args.new_tokens) as f64;
     let mut optimizer = AdamW::new(policy.model.variables(), AdamWSettings::default())?;
-    repeat(|| {
-        let loss = |_, scores: &model::ops::HeadScores| Ok(((scores.log_probs.sum_all()? * scale)?, ()));
-        let (gradients, _) = update::gradients(&policy.model, &sequences, &passes, pass, loss)?;
-        optimizer.step(&gradients, LEARNING_RATE)?;
+    let mut losses = Vec::new();
+    let seconds = repeat(args.repeats, || {
+        let loss = |_, scores: &model::ops::HeadScores| {
+            let loss = (scores.log_probs.sum_all()? * scale)?;
+            let value = loss.to_scalar::<f32>()?;
+            Ok((loss, f64::from(value)))
+        };
+        let (gradients, parts) = update::gradients(&policy.model, &sequences, &passes, pass, loss)?;
+        optimizer.step(&gradients, args.learning_rate)?;
+        losses.push(parts.iter().sum());
         Ok(())
-    })
+    })?;
+    Ok((seconds, losses))
+}
+
+/// Adapters of every projection, with the usual scale of 2.
+fn every_projection(rank: usize) -> Lora {
+    Lora { rank, alpha: 2.0 * rank as f64, targets: LORA_TARGETS.map(String::from).to_vec() }
 }
 
 /// `batch` rows of `length` random ids of the vocabulary; the same ones each time.
@@ -126,13 +158,21 @@ fn random_rows(args: &BenchArgs, length: usize, vocab: usize) -> Vec<Vec<u32>> {
     (0..args.batch).map(|row| (0..length).map(|t| id(row, t)).collect()).collect()
 }
 
-/// Seconds of each repeat.
-fn repeat(mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+/// Seconds of each of so many repeats; of 0, of the first, which the others do not count.
+fn repeat(repeats: Option<usize>, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     // The first fills caches and allocates.
+    let first = Instant::now();
     work()?;
+    if repeats == Some(0) {
+        return Ok(vec![first.elapsed().as_secs_f64()]);
+    }
     let started = Instant::now();
     let mut seconds = Vec::new();
-    while seconds.len() < LEAST_REPEATS || (seconds.len() < MOST_REPEATS && started.elapsed() < PATIENCE) {
+    let more = |done: usize| match repeats {
+        Some(repeats) => done < repeats,
+        None => done < LEAST_REPEATS || (done < MOST_REPEATS && started.elapsed() < PATIENCE),
+    };
+    while more(seconds.len()) {
         let one = Instant::now();
         work()?;
         seconds.push(one.elapsed().as_secs_f64());

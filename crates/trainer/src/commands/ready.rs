@@ -30,10 +30,6 @@ const PROBLEM_ORDER: u64 = 1;
 /// files are torn or cannot be downloaded.
 pub(super) fn load(name: &str, dtype: Dtype, device: DeviceChoice) -> Result<Policy> {
     let device = open_device(device)?;
-    if dtype == Dtype::Bf16 && device.is_cpu() {
-        let message = "--dtype bf16: the CPU computes in f32; use --dtype f32, or a CUDA or Metal device";
-        return Err(UsageError::new(message).into());
-    }
     check_folder(name)?;
     Policy::load(name, dtype, &device)
 }

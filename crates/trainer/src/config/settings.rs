@@ -17,8 +17,8 @@ use super::value::NONE;
 /// The name of the policy that is compiled into the program.
 pub const EMBEDDED: &str = "embedded";
 
-/// The projections of a Qwen2 block that LoRA can adapt.
-pub const LORA_TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+/// The projections of a block that LoRA can adapt.
+pub const LORA_TARGETS: [&str; 7] = model::lora::TARGETS;
 
 /// All settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,27 +92,29 @@ impl fmt::Display for DeviceChoice {
 pub struct Model {
     /// `embedded`, a folder in Hugging Face layout, or a Hub id `org/name[@revision]`.
     pub path: String,
-    /// The type that the policy computes in; weights and moments stay f32.
+    /// The type that the policy's matrices are kept in; master weights and moments are f32.
     pub dtype: Dtype,
     /// Recompute each block in the backward pass instead of keeping its activations; none does so for models well above
     /// the embedded one (64M parameters).
     #[serde(serialize_with = "or_none")]
     pub recompute: Option<bool>,
     /// Tokens, prompts included, that one forward and backward pass takes; more rollouts than that are
-    /// accumulated, which changes the memory needed and not the gradient.
-    pub micro_batch_tokens: usize,
+    /// accumulated, which changes the memory needed and not the gradient. None plans it from the memory that is free when
+    /// the run starts; the plan is written to the run's `config.toml`.
+    #[serde(serialize_with = "or_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// Train low-rank adapters instead of all weights; none trains all.
     #[serde(serialize_with = "or_none")]
     pub lora: Option<Lora>,
 }
 
-/// The type that a policy computes in.
+/// The type that a policy's matrices are kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
-    /// 32-bit floats: the only choice on the CPU.
+    /// 32-bit floats.
     F32,
-    /// bfloat16, on CUDA and Metal.
+    /// bfloat16: half the memory. CUDA and Metal compute in it; the CPU computes in f32 and widens as it goes.
     Bf16,
 }
 
@@ -127,6 +129,12 @@ pub struct Lora {
     pub targets: Vec<String>,
 }
 
+impl From<&Lora> for model::lora::Settings {
+    fn from(lora: &Lora) -> Self {
+        Self { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
+    }
+}
+
 /// `[reference]`: the frozen policy that training is measured against.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
@@ -134,6 +142,13 @@ pub struct Reference {
     pub kl_beta: f64,
     /// The share of rollouts, 0 to 1, whose KL to the reference is measured; a penalty needs all of them.
     pub track: f64,
+}
+
+impl Reference {
+    /// Whether the KL to the reference is measured or penalised, so that it is loaded.
+    pub fn is_used(&self) -> bool {
+        self.kl_beta > 0.0 || self.track > 0.0
+    }
 }
 
 /// `[data]`: the problems. Each is `countdown`, a `.jsonl` or `.parquet` file, or a Hub data set `org/name[:split]`.

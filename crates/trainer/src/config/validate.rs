@@ -84,7 +84,9 @@ impl Config {
     fn check_policy(&self) -> Check {
         let model = &self.model;
         named(&model.path, &["model.path"])?;
-        at_least_one(model.micro_batch_tokens, &["model.micro_batch_tokens"])?;
+        if let Some(tokens) = model.micro_batch_tokens {
+            at_least_one(tokens, &["model.micro_batch_tokens"])?;
+        }
         if let Some(Lora { rank, alpha, targets }) = &model.lora {
             at_least_one(*rank, &["model.lora.rank"])?;
             above_zero(*alpha, &["model.lora.alpha"])?;

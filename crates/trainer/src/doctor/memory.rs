@@ -1,13 +1,20 @@
 //! How much memory a run needs, estimated from the model's shape and the settings before anything is loaded.
 
 use model::config::Config as Shape;
+use model::lora;
+use model::ops::head_tokens_at_once;
 
-use crate::config::{Config, Lora};
+use crate::config::{Config, Dtype};
 
-/// Bytes of an f32.
+/// Bytes of an f32 and of a bf16.
 const F32: u64 = 4;
-/// Tokens whose logits exist at once in the head: one block of the chunked log-probs and its gradient.
-const HEAD_TOKENS: u64 = 1024;
+const BF16: u64 = 2;
+/// Parameters above which a reference copy is bf16.
+pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
+/// What the program itself takes: code, tokenizer, thread stacks, what the allocator keeps.
+const PROGRAM: u64 = 100 << 20;
+/// A planned micro-batch is at most so many tokens, unless a sequence is longer: more are no faster.
+const LARGEST_PLAN: usize = 16384;
 
 /// One thing that takes memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,87 +39,131 @@ impl Need {
     pub fn total(&self) -> u64 {
         self.items.iter().fold(0, |sum, item| sum.saturating_add(item.bytes))
     }
+
+    fn add(&mut self, name: &'static str, bytes: u64, formula: impl Into<String>) {
+        self.items.push(Item { name, bytes, formula: formula.into() });
+    }
 }
 
-/// Estimates what training `shape` with `config` takes.
+/// What decides the memory of an update.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// The model's shape.
+    pub shape: &'a Shape,
+    /// The type that its matrices are kept in.
+    pub dtype: Dtype,
+    /// Adapters, where they are what is trained.
+    pub lora: Option<&'a lora::Settings>,
+    /// Tokens of a micro-batch.
+    pub tokens: usize,
+    /// `model.recompute`.
+    pub recompute: Option<bool>,
+}
+
+/// Estimates what forward, backward and AdamW take.
 ///
-/// With `P` parameters, of which `T` are trained (all, or the adapters), `h` hidden, `f` feed-forward, `q` and `k` the
-/// widths of queries and of keys, `n` blocks, `m` tokens of a micro-batch:
+/// With `P` parameters of `w` bytes, of which `T` are trained (all, or the adapters), `h` hidden, `f` feed-forward, `q` and
+/// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `c` tokens
+/// whose logits exist at once:
 ///
 /// | part | bytes |
 /// | --- | --- |
-/// | weights | `4 P` |
-/// | compute copy (bf16) | `2 P` |
-/// | sampler's packed copy | `4 P` |
-/// | reference copy, if the KL is measured | `4 P` |
+/// | weights | `w P` |
 /// | gradients | `4 T` |
-/// | AdamW moments | `8 T` |
-/// | activations | `4 m (n (6h + 3q + 3k + 3f) + 3h)`: every intermediate that the backward pass reads; with recomputation `4 m (n h + 6h + 3q + 3k + 3f + 3h)` |
-/// | head | `8 · 1024 · vocabulary`: logits of one block of tokens and their gradient |
-/// | key-value cache | `4 · rows · (prompt + l_max) · 2 n k`, at most `sampler.cache_memory` |
-pub fn estimate(shape: &Shape, config: &Config) -> Need {
-    let weights = shape.parameters() as u64;
-    let trained = config.model.lora.as_ref().map_or(weights, |lora| adapters(shape, lora));
-    let mut items = Vec::new();
-    let mut add = |name, bytes, formula: String| items.push(Item { name, bytes, formula });
-
-    add("weights", F32 * weights, format!("{} parameters x 4", thousands(weights)));
-    if config.model.dtype == crate::config::Dtype::Bf16 {
-        add("compute copy", 2 * weights, "parameters x 2 (bf16)".into());
-    }
-    add("sampler's copy", F32 * weights, "parameters x 4, packed for generation".into());
-    if config.reference.track > 0.0 {
-        add("reference", F32 * weights, "parameters x 4 (reference.track above 0)".into());
-    }
-    add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
-    add("AdamW moments", 2 * F32 * trained, "trained x 8".into());
-    let tokens = micro_batch(config);
-    let by_default = shape.parameters() > model::recompute::BY_DEFAULT_ABOVE;
-    let recompute = config.model.recompute.unwrap_or(by_default);
-    add("activations", tokens.saturating_mul(F32 * activations(shape, recompute)), {
+/// | AdamW | `8 T`; `12 T` with the master copy of bf16 weights |
+/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10 h + 5q + 5k + 9f` is a block on its way back |
+/// | head | `4 c (V + h V / 4096)`: logits, and what each strip of the head gives for the hidden states |
+/// | widening | `8 f h`: one matrix packed, and its gradient's other side |
+pub fn update(of: &Update) -> Need {
+    let shape = of.shape;
+    let parameters = shape.parameters() as u64;
+    let (width, name) = match of.dtype {
+        Dtype::F32 => (F32, "4"),
+        Dtype::Bf16 => (BF16, "2 (bf16)"),
+    };
+    let trained = of.lora.map_or(parameters, |lora| lora.parameters(shape) as u64);
+    let mut need = Need { items: Vec::new() };
+    need.add("program", PROGRAM, "code, tokenizer, stacks");
+    need.add("weights", width * parameters, format!("{} parameters x {name}", thousands(parameters)));
+    need.add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
+    let master = of.dtype == Dtype::Bf16 && of.lora.is_none();
+    let per_number = if master { 3 * F32 } else { 2 * F32 };
+    let copies = if master { "moments and master copy" } else { "moments" };
+    need.add("AdamW", per_number * trained, format!("trained x {per_number} ({copies})"));
+    let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
+    let tokens = of.tokens as u64;
+    need.add("activations", tokens.saturating_mul(F32 * activations(shape, recompute)), {
         let how = if recompute { "blocks recomputed" } else { "blocks kept" };
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
-    let head = 2 * F32 * HEAD_TOKENS.min(tokens) * shape.vocab_size as u64;
-    add("head", head, format!("logits of {HEAD_TOKENS} tokens and their gradient"));
+    let (h, f, vocab) = (shape.hidden_size as u64, shape.intermediate_size as u64, shape.vocab_size as u64);
+    let at_once = tokens.min(head_tokens_at_once(shape.vocab_size) as u64);
+    need.add("head", F32 * at_once * (vocab + h * vocab / 4096), format!("logits of {at_once} tokens"));
+    need.add("widening", 2 * F32 * f * h, "one matrix packed, and what its gradient is made of");
+    need
+}
+
+/// Numbers that exist for one token at the height of the backward pass.
+fn activations(shape: &Shape, recompute: bool) -> u64 {
+    let (h, f, n) = (shape.hidden_size, shape.intermediate_size, shape.num_layers);
+    let (q, k) = shape.widths();
+    let back = 10 * h + 5 * q + 5 * k + 9 * f;
+    let kept = if recompute { (n + 1) * h } else { n * (6 * h + 3 * q + 3 * k + 3 * f) };
+    (kept + back) as u64
+}
+
+/// Estimates what a run takes: an update, and beside it
+///
+/// | part | bytes |
+/// | --- | --- |
+/// | sampler's packed copy | `w P` |
+/// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` |
+/// | key-value cache | `4 · rows · (prompt + largest budget) · 2 n k`, at most `sampler.cache_memory` |
+pub fn estimate(shape: &Shape, config: &Config) -> Need {
+    let lora = config.model.lora.as_ref().map(lora::Settings::from);
+    let mut need = update(&Update {
+        shape,
+        dtype: config.model.dtype,
+        lora: lora.as_ref(),
+        tokens: micro_batch(config),
+        recompute: config.model.recompute,
+    });
+    let parameters = shape.parameters() as u64;
+    let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
+    need.add("sampler's copy", width * parameters, format!("parameters x {width}, packed for generation"));
+    if config.reference.is_used() && lora.is_none() {
+        let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };
+        need.add("reference", width * parameters, format!("parameters x {width} (reference.track above 0)"));
+    }
     let (bytes, formula) = cache(shape, config);
-    add("key-value cache", bytes, formula);
-    Need { items }
+    need.add("key-value cache", bytes, formula);
+    need
+}
+
+/// The tokens of a micro-batch that fit into what is `available`, with a fifth to spare: the longest sequence, doubled as
+/// often as that goes.
+pub fn plan(shape: &Shape, config: &Config, available: u64) -> usize {
+    let mut config = config.clone();
+    let mut tokens = longest_sequence(&config);
+    loop {
+        config.model.micro_batch_tokens = Some(tokens.saturating_mul(2));
+        let fits = estimate(shape, &config).total() <= available / 5 * 4;
+        if !fits || tokens.saturating_mul(2) > LARGEST_PLAN {
+            return tokens;
+        }
+        tokens *= 2;
+    }
 }
 
 /// Tokens of a micro-batch: one sequence at least, however long.
-fn micro_batch(config: &Config) -> u64 {
-    config.model.micro_batch_tokens.max(longest_sequence(config)) as u64
+fn micro_batch(config: &Config) -> usize {
+    config.model.micro_batch_tokens.unwrap_or(0).max(longest_sequence(config))
 }
 
 /// Tokens of the longest prompt with the longest response, in training or in evaluation.
 pub fn longest_sequence(config: &Config) -> usize {
     let budget = config.schedule.budget().map_or(config.schedule.l_max, |budget| budget.largest());
     config.data.max_prompt_tokens.saturating_add(budget.max(config.evaluate.max_tokens.unwrap_or(0)))
-}
-
-/// Numbers that the backward pass keeps for one token.
-fn activations(shape: &Shape, recompute: bool) -> u64 {
-    let (h, f, n) = (shape.hidden_size, shape.intermediate_size, shape.num_layers);
-    let (q, k) = (shape.heads.query * shape.heads.dim, shape.heads.key_value * shape.heads.dim);
-    let block = 6 * h + 3 * q + 3 * k + 3 * f;
-    // Embedding, last block's output and last norm.
-    let ends = 3 * h;
-    (if recompute { n * h + block + ends } else { n * block + ends }) as u64
-}
-
-/// Numbers in the adapters: `rank · (in + out)` for each adapted projection of each block.
-fn adapters(shape: &Shape, lora: &Lora) -> u64 {
-    let (h, f) = (shape.hidden_size, shape.intermediate_size);
-    let (q, k) = (shape.heads.query * shape.heads.dim, shape.heads.key_value * shape.heads.dim);
-    let ends = |target: &str| match target {
-        "q_proj" | "o_proj" => h + q,
-        "k_proj" | "v_proj" => h + k,
-        // `gate_proj`, `up_proj`, `down_proj`; the settings know no others.
-        _ => h + f,
-    };
-    let block: usize = lora.targets.iter().map(|target| lora.rank * ends(target)).sum();
-    (shape.num_layers * block) as u64
 }
 
 fn cache(shape: &Shape, config: &Config) -> (u64, String) {
@@ -152,6 +203,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::{Lora, Model};
 
     /// 2 blocks, h 8, f 12, q 8, k 4, vocabulary 10, tied: 80 + 2 · 512 + 8 = 1112 parameters.
     fn shape() -> Shape {
@@ -165,7 +217,7 @@ mod tests {
         let mut config = Config::countdown();
         config.reference.track = 0.0;
         config.model.recompute = None;
-        config.model.micro_batch_tokens = 1000;
+        config.model.micro_batch_tokens = Some(1000);
         (config.data.max_prompt_tokens, config.schedule.l_max, config.schedule.l_min) = (100, 400, 200);
         (config.sampler.prompts_per_step, config.sampler.group_size, config.sampler.max_rows) = (3, 4, 100);
         config
@@ -179,13 +231,13 @@ mod tests {
     fn each_part_is_its_formula() {
         let need = estimate(&shape(), &config());
         assert_eq!(bytes(&need, "weights"), 4 * 1112);
-        assert_eq!(bytes(&need, "compute copy"), 0);
+        assert_eq!(bytes(&need, "sampler's copy"), 4 * 1112);
         assert_eq!(bytes(&need, "reference"), 0);
         assert_eq!(bytes(&need, "gradients"), 4 * 1112);
-        assert_eq!(bytes(&need, "AdamW moments"), 8 * 1112);
-        // A block keeps 48 + 24 + 12 + 36 = 120 numbers a token; the ends 24.
-        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 24));
-        assert_eq!(bytes(&need, "head"), 8 * 1000 * 10);
+        assert_eq!(bytes(&need, "AdamW"), 8 * 1112);
+        // A block keeps 48 + 24 + 12 + 36 = 120 numbers a token; on its way back it is 80 + 40 + 20 + 108 = 248.
+        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 248));
+        assert_eq!(bytes(&need, "head"), 4 * 256 * 10);
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
         assert_eq!(bytes(&need, "key-value cache"), 4 * 12 * 500 * 16);
         assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
@@ -197,22 +249,42 @@ mod tests {
         config.model.recompute = Some(true);
         config.reference.track = 0.5;
         config.sampler.cache_memory = Some("1KiB".into());
+        assert_eq!(bytes(&estimate(&shape(), &config), "reference"), 4 * 1112);
+        config.model.dtype = Dtype::Bf16;
+        assert_eq!(bytes(&estimate(&shape(), &config), "AdamW"), 12 * 1112);
         config.model.lora = Some(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] });
         let need = estimate(&shape(), &config);
-        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 8 + 120 + 24));
-        assert_eq!(bytes(&need, "reference"), 4 * 1112);
+        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (3 * 8 + 248));
+        assert_eq!(bytes(&need, "weights"), 2 * 1112);
+        assert_eq!(bytes(&need, "reference"), 0);
         assert_eq!(bytes(&need, "key-value cache"), 1024);
         // 2 blocks · rank 2 · (8 + 8 + 8 + 12) = 144 numbers.
         assert_eq!(bytes(&need, "gradients"), 4 * 144);
+        assert_eq!(bytes(&need, "AdamW"), 8 * 144);
     }
 
     #[test]
     fn a_long_sequence_is_a_micro_batch_of_its_own() {
         let mut config = config();
-        config.model.micro_batch_tokens = 10;
+        config.model.micro_batch_tokens = Some(10);
         assert_eq!(micro_batch(&config), 500);
         config.evaluate.max_tokens = Some(1000);
         assert_eq!(longest_sequence(&config), 1100);
+    }
+
+    #[test]
+    fn a_plan_fits_and_never_splits_a_sequence() {
+        let mut config = config();
+        config.model.micro_batch_tokens = None;
+        let at = |tokens| {
+            let config =
+                Config { model: Model { micro_batch_tokens: Some(tokens), ..config.model.clone() }, ..config.clone() };
+            estimate(&shape(), &config).total()
+        };
+        assert_eq!(plan(&shape(), &config, 0), 500);
+        assert_eq!(plan(&shape(), &config, u64::MAX), 16000);
+        assert_eq!(plan(&shape(), &config, at(2000) / 4 * 5 + 5), 2000);
+        assert_eq!(plan(&shape(), &config, at(2000) / 4 * 5 - 5), 1000);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub use unsupported::unsupported;
 
 use std::fmt::Write;
 
-use crate::config::{Config, DeviceChoice};
+use crate::config::{Config, DeviceChoice, Dtype};
 use crate::data::{self, Source, Use};
 use machine::Memory;
 use memory::{Need, show, thousands};
@@ -104,6 +104,12 @@ pub fn shortage(need: &Need, there: Memory, config: &Config) -> Option<String> {
     if config.model.recompute == Some(false) {
         remedies.push("set model.recompute = true");
     }
+    if config.model.lora.is_none() {
+        remedies.push("train adapters (model.lora)");
+    }
+    if config.model.dtype == Dtype::F32 {
+        remedies.push("set model.dtype = \"bf16\"");
+    }
     remedies.push("lower model.micro_batch_tokens, sampler.max_rows or schedule.l_max");
     Some(format!(
         "memory: about {} needed, {} available of {}; {}",
@@ -159,13 +165,13 @@ mod tests {
     #[test]
     fn what_would_fail_is_said_with_its_remedy() {
         let mut config = Config::countdown();
-        config.model.dtype = crate::config::Dtype::Bf16;
+        config.sampler.top_k = 5;
         config.run.device = DeviceChoice::Cpu;
         config.schedule.l_max = 1_000_000;
         config.data.train = "no/such/file.jsonl".into();
         config.data.eval = "countdwon".into();
         let failures = examine(&config).failures.join("\n");
-        for expected in ["set model.dtype = \"f32\"", "lower schedule.l_max", "no/such/file.jsonl", "countdwon"] {
+        for expected in ["sampler.top_p = 1", "lower schedule.l_max", "no/such/file.jsonl", "countdwon"] {
             assert!(failures.contains(expected), "{expected}: {failures}");
         }
     }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use model::Source;
 use model::config::Config as Shape;
 use model::hub::Hub;
+use model::{Source, lora};
 
 use crate::config::EMBEDDED;
 
@@ -53,6 +53,9 @@ pub fn find(path: &str) -> Policy {
 }
 
 fn in_folder(folder: &Path) -> Policy {
+    if lora::is_adapter(folder) {
+        return of_adapters(folder);
+    }
     let file = folder.join("config.json");
     let mut policy = match std::fs::read_to_string(&file) {
         Ok(text) => of_text("a folder", &text, &file),
@@ -68,6 +71,24 @@ fn in_folder(folder: &Path) -> Policy {
         policy.failure = Some(format!("{}: no tokenizer.json in this folder", folder.display()));
     }
     policy
+}
+
+/// The base model of a folder of adapters.
+fn of_adapters(folder: &Path) -> Policy {
+    match lora::read_config(folder) {
+        Ok((settings, base)) if !lora::is_adapter(Path::new(&base)) => {
+            let found = find(&base);
+            let place = format!("adapters of rank {} of {base}: {}", settings.rank, found.place);
+            let failure = found.failure.map(|failure| format!("{}: its base model: {failure}", folder.display()));
+            Policy { place, failure, ..found }
+        }
+        Ok((_, base)) => Policy {
+            place: "adapters".into(),
+            shape: None,
+            failure: Some(format!("{}: its base {base} is a folder of adapters too", folder.display())),
+        },
+        Err(error) => Policy { place: "adapters".into(), shape: None, failure: Some(error.to_string()) },
+    }
 }
 
 fn of_text(place: &str, text: &str, path: &Path) -> Policy {
@@ -105,9 +126,7 @@ fn on_hub(path: &str, id: &str, revision: &str) -> Policy {
             )),
             ..of_text("partly in the Hub's cache", &text, &file)
         },
-        Ok((_, text)) => {
-            of_text("on the Hub, not downloaded yet", &text, Path::new(&format!("{id}/config.json")))
-        }
+        Ok((_, text)) => of_text("on the Hub, not downloaded yet", &text, Path::new(&format!("{id}/config.json"))),
         Err(error) => failed(error),
     }
 }

@@ -1,6 +1,8 @@
 //! A run's state: opening it (fresh or resumed), its evaluations and checkpoints, and its end.
 
 use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use model::lora::Saved;
 use model::{Qwen2, weights};
 use reward::{Policy as Extraction, Problem};
 use sampler::{Engine, Limits, Local, Sampling};
@@ -45,20 +47,20 @@ pub struct Run {
 
 impl Run {
     /// Opens everything a run needs, the cheap and likely failures first.
-    pub fn open(config: Config, resume: Option<PathBuf>) -> Result<Self> {
+    pub fn open(mut config: Config, resume: Option<PathBuf>) -> Result<Self> {
         let schedule = config.schedule.budget()?;
         let device = open_device(config.run.device)?;
         refuse_early(&config)?;
+        plan_memory(&mut config);
         let from = resume.as_deref().map(checkpoint_of).transpose()?;
         let state = from.as_deref().map(checkpoint::read).transpose()?;
         let train = load_problems(&config, &config.data.train, Use::Train)?;
         let held_out = load_problems(&config, &config.data.eval, Use::Evaluate)?;
-        let policy = Policy::load(&config.model.path, config.model.dtype, &device)?;
+        let policy = load_policy(&config, &device)?;
         let problems = fitting(train, &policy, &config)?;
         let held_out: Vec<Problem> =
             fitting(held_out, &policy, &config)?.first(config.evaluate.problems).into_iter().map(|(_, p)| p).collect();
-        let tracked = config.reference.kl_beta > 0.0 || config.reference.track > 0.0;
-        let reference = tracked.then(|| policy.model.frozen_copy()).transpose()?;
+        let reference = reference(&policy.model, &config)?;
         let mut optimizer = AdamW::new(policy.model.variables(), adamw(&config))?;
         if let Some(from) = &from {
             restore(&policy, &mut optimizer, from)?;
@@ -183,11 +185,7 @@ impl Run {
             config_hash: checkpoint::config_hash(&self.config.to_toml()),
             extra: BTreeMap::new(),
         };
-        let write = |folder: &Path| {
-            let dtype = self.policy.model.variables()[0].1.dtype();
-            Ok(weights::save_folder(&self.policy.model, &self.policy.files, folder, dtype)?)
-        };
-        self.checkpoints.save(&state, &write, &self.optimizer)
+        self.checkpoints.save(&state, &|folder| self.policy.save(folder), &self.optimizer)
     }
 
     /// Writes the report and shows the result.
@@ -236,7 +234,52 @@ fn checkpoint_of(resume: &Path) -> Result<PathBuf> {
     })
 }
 
+/// The policy as training begins: with fresh adapters, if it is to train those.
+fn load_policy(config: &Config, device: &Device) -> Result<Policy> {
+    let policy = Policy::load(&config.model.path, config.model.dtype, device)?;
+    if policy.model.lora().is_some() {
+        let path = &config.model.path;
+        let message = "a folder of adapters is no start; export it to a whole model (trainer export) and give that";
+        return Err(UsageError::new(format!("model.path = \"{path}\": {message}")).into());
+    }
+    match &config.model.lora {
+        Some(lora) => policy.with_adapters(lora, config.run.seed),
+        None => Ok(policy),
+    }
+}
+
+/// The policy before training, where a KL to it is measured or penalised: the weights under the adapters, or a copy. A
+/// copy of a large model is bf16.
+fn reference(model: &Qwen2, config: &Config) -> Result<Option<Qwen2>> {
+    if !config.reference.is_used() {
+        return Ok(None);
+    }
+    if model.lora().is_some() {
+        return Ok(Some(model.base()));
+    }
+    let large = model.config().parameters() > doctor::memory::NARROW_REFERENCE_ABOVE;
+    let dtype = if large { DType::BF16 } else { model.weights()[0].1.dtype() };
+    Ok(Some(model.frozen_copy(dtype)?))
+}
+
+/// Fills in the size of a micro-batch where the settings leave it to the memory that is there.
+fn plan_memory(config: &mut Config) {
+    if config.model.micro_batch_tokens.is_some() {
+        return;
+    }
+    let device = doctor::machine::resolve(config.run.device);
+    if let (Some(shape), Some(there)) =
+        (doctor::policy::find(&config.model.path).shape, doctor::machine::device_memory(device))
+    {
+        config.model.micro_batch_tokens = Some(doctor::memory::plan(&shape, config, there.available));
+    }
+}
+
 fn restore(policy: &Policy, optimizer: &mut AdamW, from: &Path) -> Result<()> {
+    if policy.model.lora().is_some() {
+        Saved::open(from)?.restore(&policy.model).with_context(|| from.display().to_string())?;
+        return optimizer.load(&from.join(OPTIMIZER_FILE));
+    }
     let files = model::Files::open(&model::Source::Folder(from.into()))?;
     let (name, var) = &policy.model.variables()[0];
     let saved = weights::load(&files, var.dtype(), policy.model.device())?;
