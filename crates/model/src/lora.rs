@@ -45,6 +45,12 @@ impl Settings {
         self.shapes(config).iter().map(|(_, shape)| shape[0] * shape[1]).sum()
     }
 
+    /// Numbers that the adapters of one block add to, for one token.
+    pub fn outputs(&self, config: &Config) -> usize {
+        let b = self.shapes(config).into_iter().filter(|(name, _)| name.ends_with("lora_B.weight"));
+        b.map(|(_, shape)| shape[0]).sum::<usize>() / config.num_layers
+    }
+
     /// Names, as PEFT gives them, and shapes: `A: [rank, in]`, then `B: [out, rank]`, in the order of the forward pass.
     fn shapes(&self, config: &Config) -> Vec<(String, [usize; 2])> {
         let adapted = expected(config).into_iter().filter_map(|(name, shape)| {

@@ -71,7 +71,7 @@ pub struct Update<'a> {
 /// | weights | `w P` |
 /// | gradients | `4 T` |
 /// | AdamW | `8 T`; `12 T` with the master copy of bf16 weights |
-/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10 h + 5q + 5k + 9f` is a block on its way back |
+/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections |
 /// | head | `4 c (V + h V / 4096)`: logits, and what each strip of the head gives for the hidden states |
 /// | widening | `8 f h`: one matrix packed, and its gradient's other side |
 pub fn update(of: &Update) -> Need {
@@ -92,7 +92,8 @@ pub fn update(of: &Update) -> Need {
     need.add("AdamW", per_number * trained, format!("trained x {per_number} ({copies})"));
     let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
     let tokens = of.tokens as u64;
-    need.add("activations", tokens.saturating_mul(F32 * activations(shape, recompute)), {
+    let adapted = of.lora.map_or(0, |lora| 2 * lora.outputs(shape)) as u64;
+    need.add("activations", tokens.saturating_mul(F32 * (activations(shape, recompute) + adapted)), {
         let how = if recompute { "blocks recomputed" } else { "blocks kept" };
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
@@ -254,7 +255,8 @@ mod tests {
         assert_eq!(bytes(&estimate(&shape(), &config), "AdamW"), 12 * 1112);
         config.model.lora = Some(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] });
         let need = estimate(&shape(), &config);
-        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (3 * 8 + 248));
+        // The adapted projections have 8 outputs each.
+        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (3 * 8 + 248 + 2 * 16));
         assert_eq!(bytes(&need, "weights"), 2 * 1112);
         assert_eq!(bytes(&need, "reference"), 0);
         assert_eq!(bytes(&need, "key-value cache"), 1024);
