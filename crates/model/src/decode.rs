@@ -10,31 +10,35 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::Packed;
 use crate::kernels::{math, vectorized};
 use crate::ops::RopeTable;
-use crate::qwen2::{Projection, Qwen2};
-use candle_core::{DType, Storage, Tensor};
+use crate::packed_model::{PackedProjection, Rows, bias, pack, values};
+use crate::qwen2::Qwen2;
+use candle_core::DType;
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The weights of one block, packed; projections that share an input are stacked.
 struct PackedLayer {
     input_norm: Vec<f32>,
-    qkv: Packed,
+    qkv: PackedProjection,
     /// Empty where there is none.
     qkv_bias: Vec<f32>,
     /// Norms of each head of the queries and of the keys, `[dim]`.
     qk_norm: Option<[Vec<f32>; 2]>,
-    o: Packed,
+    o: PackedProjection,
     /// Empty where there is none.
     o_bias: Vec<f32>,
     post_norm: Vec<f32>,
-    gate_up: Packed,
-    down: Packed,
+    gate_up: PackedProjection,
+    down: PackedProjection,
 }
 
 /// A decoder's weights, packed for generation.
 pub struct Decoder {
     config: Config,
-    embedding: Vec<f32>,
+    /// Of the weights without their adapters.
+    identity: Arc<()>,
+    embedding: Rows,
     layers: Vec<PackedLayer>,
     norm: Vec<f32>,
     head: Packed,
@@ -49,61 +53,59 @@ pub struct Span<'a> {
     pub slot: &'a mut Slot,
 }
 
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let start = layout.start_offset();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()].to_vec()),
-        _ => Err(Error::Unsupported("the packed decoder runs on the CPU".into())),
-    }
-}
-
-/// The bias of a projection; empty where it has none.
-fn bias(projection: &Projection) -> Result<Vec<f32>> {
-    projection.bias.as_ref().map_or_else(|| Ok(Vec::new()), values)
-}
-
 impl Decoder {
-    /// Packs a model's current weights: a copy, made anew after each update.
+    /// Packs a model's current weights, in the type that they have: a copy, made anew after each update.
     ///
     /// # Errors
-    /// When the weights are not f32 on the CPU.
+    /// When the weights are not f32 or bf16 on the CPU.
     pub fn pack(model: &Qwen2) -> Result<Self> {
         let config = model.config().clone();
-        if !model.device().is_cpu() || model.embedding.dtype() != DType::F32 {
-            return Err(Error::Unsupported("the packed decoder needs f32 weights on the CPU".into()));
+        if !model.device().is_cpu() || !matches!(model.embedding.dtype(), DType::F32 | DType::BF16) {
+            return Err(Error::Unsupported("the packed decoder needs f32 or bf16 weights on the CPU".into()));
         }
-        let (h, inner) = (config.hidden_size, config.heads.query * config.heads.dim);
-        let stack = |parts: &[&Tensor], k: usize| -> Result<Packed> {
-            let parts = parts.iter().map(|t| values(t)).collect::<Result<Vec<_>>>()?;
-            Ok(Packed::stack(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), k))
-        };
         let layers = model
             .layers
             .iter()
             .map(|l| {
                 Ok(PackedLayer {
                     input_norm: values(&l.input_norm)?,
-                    qkv: stack(&[&l.q.weight, &l.k.weight, &l.v.weight], h)?,
+                    qkv: PackedProjection::stack(&[&l.q, &l.k, &l.v])?,
                     qkv_bias: [bias(&l.q)?, bias(&l.k)?, bias(&l.v)?].concat(),
                     qk_norm: l.qk_norm.as_ref().map(|(q, k)| Ok::<_, Error>([values(q)?, values(k)?])).transpose()?,
-                    o: stack(&[&l.o.weight], inner)?,
+                    o: PackedProjection::stack(&[&l.o])?,
                     o_bias: bias(&l.o)?,
                     post_norm: values(&l.post_norm)?,
-                    gate_up: stack(&[&l.gate.weight, &l.up.weight], h)?,
-                    down: stack(&[&l.down.weight], config.intermediate_size)?,
+                    gate_up: PackedProjection::stack(&[&l.gate, &l.up])?,
+                    down: PackedProjection::stack(&[&l.down])?,
                 })
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            embedding: values(&model.embedding)?,
+            identity: model.identity().clone(),
+            embedding: Rows::new(model)?,
             layers,
             norm: values(&model.norm)?,
-            head: stack(&[model.head_weight()], h)?,
+            head: pack(&[model.head_weight()])?,
             rope: model.rope.clone(),
             config,
         })
+    }
+
+    /// Takes a model's current adapters, if it is one whose frozen weights are packed here; says whether it is.
+    ///
+    /// # Errors
+    /// When the adapters are not on the CPU.
+    pub fn refresh(&mut self, model: &Qwen2) -> Result<bool> {
+        if model.lora().is_none() || !Arc::ptr_eq(&self.identity, model.identity()) {
+            return Ok(false);
+        }
+        for (packed, l) in self.layers.iter_mut().zip(&model.layers) {
+            packed.qkv.adapt(&[&l.q, &l.k, &l.v])?;
+            packed.o.adapt(&[&l.o])?;
+            packed.gate_up.adapt(&[&l.gate, &l.up])?;
+            packed.down.adapt(&[&l.down])?;
+        }
+        Ok(true)
     }
 
     /// The model's shape.
@@ -161,7 +163,7 @@ impl Decoder {
         let tokens: usize = spans.iter().map(|s| s.tokens.len()).sum();
         let mut x = Vec::with_capacity(tokens * h);
         for token in spans.iter().flat_map(|s| s.tokens.iter()) {
-            x.extend_from_slice(&self.embedding[*token as usize * h..][..h]);
+            self.embedding.append(*token as usize, &mut x);
         }
         let mut buffers = Buffers::new(tokens, &self.config);
         for (index, layer) in self.layers.iter().enumerate() {

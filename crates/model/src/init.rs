@@ -33,7 +33,7 @@ pub fn random(config: Config, std: f64, seed: u64, dtype: DType, device: &Device
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): uniform in `(0, 1]`.
-fn uniform(state: &mut u64) -> f64 {
+pub(crate) fn uniform(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lora::{self, Adapter, Adapters};
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, RopeTable, attention, linear, log_prob, rms_norm, rope, swiglu};
 use candle_core::{DType, Device, Tensor, Var};
@@ -30,12 +31,17 @@ pub(crate) struct Layer {
 pub(crate) struct Projection {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
+    pub adapter: Option<Adapter>,
 }
 
 impl Projection {
     /// `x: [tokens, in]` -> `[tokens, out]`.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(linear(x, &self.weight, self.bias.as_ref())?)
+        let y = linear(x, &self.weight, self.bias.as_ref())?;
+        match &self.adapter {
+            Some(adapter) => Ok((y + adapter.apply(x)?)?),
+            None => Ok(y),
+        }
     }
 }
 
@@ -43,13 +49,34 @@ impl Projection {
 pub struct Qwen2 {
     config: Config,
     device: Device,
-    variables: Vec<(String, Var)>,
+    /// Every tensor of the checkpoint.
+    weights: Vec<(String, Var)>,
+    /// Where there are some, they are what is trained.
+    adapters: Option<Adapters>,
+    /// The same in every view of the same weights.
+    identity: Arc<()>,
     pub(crate) embedding: Tensor,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: Tensor,
     /// `None` when the head is the embedding.
     pub(crate) head: Option<Tensor>,
     pub(crate) rope: RopeTable,
+}
+
+/// What a view is made of.
+struct Parts {
+    config: Config,
+    device: Device,
+    weights: Vec<(String, Var)>,
+    adapters: Option<Adapters>,
+    identity: Arc<()>,
+    rope: RopeTable,
+}
+
+/// The type that a tensor of `rank` dimensions is kept in. The CPU computes in f32, over matrices in `dtype` that are
+/// widened as they are used; norms and biases, small as they are, are f32 there.
+fn kept_in(dtype: DType, device: &Device, rank: usize) -> DType {
+    if device.is_cpu() && rank < 2 { DType::F32 } else { dtype }
 }
 
 /// Sequences laid one behind the other, and the tokens that are scored.
@@ -103,12 +130,13 @@ impl PackedBatch {
 }
 
 impl Qwen2 {
-    /// Builds the decoder over tensors named as in a Hugging Face checkpoint, all of them trainable.
+    /// Builds the decoder over tensors named as in a Hugging Face checkpoint, all of them trainable. Matrices are kept in
+    /// `dtype`; on the CPU norms and biases are f32.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape, or is not part of the model.
     pub fn new(config: Config, mut tensors: BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Result<Self> {
-        let mut variables = Vec::new();
+        let mut weights = Vec::new();
         for (name, shape) in expected(&config) {
             let tensor = tensors
                 .remove(&name)
@@ -117,7 +145,8 @@ impl Qwen2 {
                 let found = tensor.dims();
                 return Err(Error::Unsupported(format!("tensor {name} is {found:?}, config.json says {shape:?}")));
             }
-            variables.push((name, Var::from_tensor(&tensor.to_dtype(dtype)?.to_device(device)?)?));
+            let dtype = kept_in(dtype, device, shape.len());
+            weights.push((name, Var::from_tensor(&tensor.to_dtype(dtype)?.to_device(device)?)?));
         }
         // A tied checkpoint may carry the head a second time.
         tensors.retain(|name, _| !(config.tied_head && name == "lm_head.weight"));
@@ -125,47 +154,69 @@ impl Qwen2 {
             return Err(Error::Unsupported(format!("tensor {name} is not part of a model of this configuration")));
         }
         let rope = RopeTable::scaled(config.heads.dim, &config.rope, config.max_positions);
-        Ok(Self::assemble(config, device.clone(), variables, rope, |v| v.as_tensor().clone()))
+        let parts = Parts { config, device: device.clone(), weights, adapters: None, identity: Arc::new(()), rope };
+        Ok(Self::assemble(parts, true))
     }
 
     /// The same weights without a gradient: no graph is built, updates of the variables are seen.
     pub fn detached(&self) -> Self {
-        self.view(self.variables.clone(), |v| v.as_detached_tensor())
+        Self::assemble(self.parts(), false)
     }
 
-    /// A copy of the weights as they are now, of its own storage and without a gradient: the reference model.
+    /// The same weights without adapters and without a gradient: with LoRA, the model before training.
+    pub fn base(&self) -> Self {
+        Self::assemble(Parts { adapters: None, ..self.parts() }, false)
+    }
+
+    /// A copy of the weights as they are now, of its own storage, without adapters and without a gradient: the reference
+    /// model. Matrices are kept in `dtype`.
     ///
     /// # Errors
     /// When the copy cannot be allocated.
-    pub fn frozen_copy(&self) -> Result<Self> {
-        let copies = self
-            .variables
-            .iter()
-            .map(|(name, var)| Ok((name.clone(), Var::from_tensor(&var.as_detached_tensor().copy()?)?)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(self.view(copies, |v| v.as_detached_tensor()))
+    pub fn frozen_copy(&self, dtype: DType) -> Result<Self> {
+        let copy = |var: &Var| {
+            let dtype = kept_in(dtype, &self.device, var.rank());
+            Var::from_tensor(&var.as_detached_tensor().to_dtype(dtype)?)
+        };
+        let weights = self.weights.iter().map(|(name, var)| Ok((name.clone(), copy(var)?)));
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        Ok(Self::assemble(Parts { weights, adapters: None, identity: Arc::new(()), ..self.parts() }, false))
     }
 
-    fn view(&self, variables: Vec<(String, Var)>, view: fn(&Var) -> Tensor) -> Self {
-        Self::assemble(self.config.clone(), self.device.clone(), variables, self.rope.clone(), view)
+    /// The same model with its weights frozen and adapters to train.
+    pub(crate) fn adapted(self, adapters: Adapters) -> Self {
+        Self::assemble(Parts { adapters: Some(adapters), ..self.parts() }, true)
     }
 
-    fn assemble(
-        config: Config,
-        device: Device,
-        variables: Vec<(String, Var)>,
-        rope: RopeTable,
-        view: fn(&Var) -> Tensor,
-    ) -> Self {
-        let by_name: BTreeMap<&str, Tensor> = variables.iter().map(|(n, v)| (n.as_str(), view(v))).collect();
+    fn parts(&self) -> Parts {
+        Parts {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            weights: self.weights.clone(),
+            adapters: self.adapters.clone(),
+            identity: self.identity.clone(),
+            rope: self.rope.clone(),
+        }
+    }
+
+    /// Puts a model together; what is trained is the adapters if there are some, else all weights, or nothing.
+    fn assemble(parts: Parts, trained: bool) -> Self {
+        let Parts { config, device, weights, adapters, identity, rope } = parts;
+        let view = |var: &Var, trained: bool| if trained { var.as_tensor().clone() } else { var.as_detached_tensor() };
+        let all = trained && adapters.is_none();
+        let by_name: BTreeMap<&str, Tensor> = weights.iter().map(|(n, v)| (n.as_str(), view(v, all))).collect();
         let get = |name: &str| by_name[name].clone();
         let layers = (0..config.num_layers)
             .map(|i| {
                 let at = |name: &str| get(&format!("model.layers.{i}.{name}"));
                 // `expected` has made sure that the biases are there that the configuration asks for, and no others.
-                let projection = |name: &str| Projection {
-                    weight: at(&format!("{name}.weight")),
-                    bias: by_name.get(format!("model.layers.{i}.{name}.bias").as_str()).cloned(),
+                let projection = |name: &str| {
+                    let module = format!("model.layers.{i}.{name}");
+                    Projection {
+                        weight: get(&format!("{module}.weight")),
+                        bias: by_name.get(format!("{module}.bias").as_str()).cloned(),
+                        adapter: adapters.as_ref().and_then(|a| a.of(&module, |var| view(var, trained))),
+                    }
                 };
                 Layer {
                     input_norm: at("input_layernorm.weight"),
@@ -184,7 +235,7 @@ impl Qwen2 {
         let embedding = get("model.embed_tokens.weight");
         let norm = get("model.norm.weight");
         let head = (!config.tied_head).then(|| get("lm_head.weight"));
-        Self { config, device, variables, embedding, layers, norm, head, rope }
+        Self { config, device, weights, adapters, identity, embedding, layers, norm, head, rope }
     }
 
     /// The model's shape.
@@ -197,9 +248,46 @@ impl Qwen2 {
         &self.device
     }
 
-    /// Every trainable variable by its checkpoint name, in a fixed order.
+    /// Every trainable variable in a fixed order: the weights by their checkpoint names, or the adapters where there are
+    /// some, by PEFT's.
     pub fn variables(&self) -> &[(String, Var)] {
-        &self.variables
+        self.adapters.as_ref().map_or(&self.weights, |adapters| &adapters.variables)
+    }
+
+    /// Every tensor of the checkpoint by its name, in a fixed order, without what adapters add.
+    pub fn weights(&self) -> &[(String, Var)] {
+        &self.weights
+    }
+
+    /// Every tensor of the checkpoint by its name, with what adapters add, one made at a time. A sum is f32.
+    ///
+    /// # Errors
+    /// An item that cannot be allocated.
+    pub fn merged(&self) -> impl Iterator<Item = Result<(&str, Tensor)>> {
+        self.weights.iter().map(|(name, var)| {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            let adapter = self.adapters.as_ref().and_then(|a| a.of(module, Var::as_detached_tensor));
+            let weight = var.as_detached_tensor();
+            let weight = match adapter {
+                Some(adapter) => (weight.to_dtype(DType::F32)? + adapter.delta()?)?,
+                None => weight,
+            };
+            Ok((name.as_str(), weight))
+        })
+    }
+
+    pub(crate) fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
+    }
+
+    /// The settings of the adapters, where there are some.
+    pub fn lora(&self) -> Option<&lora::Settings> {
+        self.adapters.as_ref().map(|adapters| &adapters.settings)
+    }
+
+    /// The same in every view of the same weights.
+    pub(crate) fn identity(&self) -> &Arc<()> {
+        &self.identity
     }
 
     pub(crate) fn head_weight(&self) -> &Tensor {
@@ -213,7 +301,8 @@ impl Qwen2 {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
         let ids = Tensor::new(batch.tokens.as_slice(), &self.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?)
+        let rows = self.embedding.index_select(&ids, 0)?;
+        Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 
     /// One decoder block over the residual stream.

@@ -46,26 +46,44 @@ fn insert(tensors: &mut BTreeMap<String, Tensor>, path: &Path, name: String, ten
     }
 }
 
-/// Writes the variables to one safetensors file in `dtype`.
+/// Writes the weights, adapters merged in, to one safetensors file in `dtype`, or each in the type that it has.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save(model: &Qwen2, path: &Path, dtype: DType) -> Result<()> {
+pub fn save(model: &Qwen2, path: &Path, dtype: impl Into<Option<DType>>) -> Result<()> {
+    let dtype = dtype.into();
     let tensors: HashMap<&str, Tensor> = model
-        .variables()
-        .iter()
-        .map(|(name, var)| Ok((name.as_str(), var.as_detached_tensor().to_dtype(dtype)?.to_device(&Device::Cpu)?)))
+        .merged()
+        .map(|tensor| {
+            let (name, tensor) = tensor?;
+            Ok((name, tensor.to_dtype(dtype.unwrap_or(tensor.dtype()))?.to_device(&Device::Cpu)?))
+        })
         .collect::<Result<_>>()?;
     // `format: pt` is what transformers looks for before it loads a file.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| Error::invalid(path, e))
 }
 
-/// Writes a folder that transformers and vLLM load: weights and the model's small files.
+/// Writes a folder that transformers and vLLM load: the model's small files and its weights in `dtype`, or each in the
+/// type that it has.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: DType) -> Result<()> {
+pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: impl Into<Option<DType>>) -> Result<()> {
+    let dtype = dtype.into();
+    save_small_files(files, folder, dtype.unwrap_or(model.embedding.dtype()))?;
+    let weights = folder.join("model.safetensors");
+    save(model, &weights, dtype)?;
+    // `safetensors` makes a file for its owner alone; who may read the rest may read the weights (a server, say).
+    let config = std::fs::metadata(folder.join("config.json")).map_err(Error::io(folder))?;
+    std::fs::set_permissions(&weights, config.permissions()).map_err(Error::io(weights))
+}
+
+/// Writes everything of a model but its weights, which are in `dtype`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save_small_files(files: &Files, folder: &Path, dtype: DType) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut config: serde_json::Value =
         serde_json::from_str(&files.config).map_err(|e| Error::invalid(files.path("config.json"), e))?;
@@ -84,11 +102,7 @@ pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: DType) ->
             std::fs::write(&path, text).map_err(Error::io(path))?;
         }
     }
-    let weights = folder.join("model.safetensors");
-    save(model, &weights, dtype)?;
-    // `safetensors` makes a file for its owner alone; who may read the rest may read the weights (a server, say).
-    let config = std::fs::metadata(folder.join("config.json")).map_err(Error::io(folder))?;
-    std::fs::set_permissions(&weights, config.permissions()).map_err(Error::io(weights))
+    Ok(())
 }
 
 fn dtype_name(dtype: DType) -> &'static str {

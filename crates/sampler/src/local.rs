@@ -155,7 +155,12 @@ impl Row {
 
 impl Engine for Local {
     fn load_weights(&mut self, model: &Qwen2) -> Result<()> {
-        self.decoder = Some(Decoder::pack(model)?);
+        let refreshed = self.decoder.as_mut().map_or(Ok(false), |decoder| decoder.refresh(model))?;
+        if !refreshed {
+            // Dropped before its successor is made: there is never a second copy of the weights.
+            self.decoder = None;
+            self.decoder = Some(Decoder::pack(model)?);
+        }
         self.version += 1;
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod evaluate;
+pub mod learn;
 pub mod loss;
 pub mod metrics;
 pub mod optimizer;

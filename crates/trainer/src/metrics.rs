@@ -40,22 +40,9 @@ pub struct StepRow {
     pub response_tokens: f64,
     /// Share of responses that were cut at the budget, 0 to 1.
     pub truncated: f64,
-    /// Entropy of the policy, nats, mean over response tokens.
-    pub entropy: f64,
-    /// KL divergence of the policy from the reference model, nats a response token; null when not tracked.
-    pub kl: Option<f64>,
-    /// Share of response tokens whose ratio was clipped, 0 to 1.
-    pub clip_fraction: f64,
-    /// The loss that was differentiated.
-    pub loss: f64,
-    /// L2 norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// The optimiser's rate in this step.
-    pub learning_rate: f64,
-    /// Groups that carried a signal and entered the loss.
-    pub groups_used: usize,
-    /// Mean absolute difference of the sampler's and the trainer's log-probs, nats, over response tokens.
-    pub logprob_gap: f64,
+    /// What the updates of the step did.
+    #[serde(flatten)]
+    pub learning: LearningFigures,
     /// Response tokens sampled a second of sampling.
     pub rollout_tokens_per_second: f64,
     /// Tokens (prompt and response) trained on a second of training.
@@ -64,6 +51,28 @@ pub struct StepRow {
     pub seconds: f64,
     /// Rollout tokens spent since the run began.
     pub tokens_total: u64,
+}
+
+/// What the updates of a step did; zeros where no group carried a signal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearningFigures {
+    /// Entropy of the policy, nats, mean over response tokens.
+    pub entropy: f64,
+    /// KL divergence of the policy from the reference model, nats a response token; null when not tracked.
+    pub kl: Option<f64>,
+    /// Share of response tokens whose ratio was clipped, 0 to 1.
+    pub clip_fraction: f64,
+    /// The loss that was differentiated, mean over the updates.
+    pub loss: f64,
+    /// L2 norm of the gradient before clipping, mean over the updates.
+    pub grad_norm: f64,
+    /// The optimiser's rate in the last update.
+    pub learning_rate: f64,
+    /// Groups that carried a signal and entered the loss.
+    pub groups_used: usize,
+    /// Mean absolute difference of the sampler's and the trainer's log-probs, nats, over response tokens of the first
+    /// update.
+    pub logprob_gap: f64,
 }
 
 /// What one evaluation measured; each `_se` is one standard error of the figure before it.
@@ -284,14 +293,16 @@ pub(crate) mod tests {
             accuracy: 0.5,
             response_tokens: 310.25,
             truncated: 0.25,
-            entropy: 0.4,
-            kl: Some(0.001),
-            clip_fraction: 0.01,
-            loss: -0.02,
-            grad_norm: 0.3,
-            learning_rate: 1.5e-4,
-            groups_used: 20,
-            logprob_gap: 1e-6,
+            learning: LearningFigures {
+                entropy: 0.4,
+                kl: Some(0.001),
+                clip_fraction: 0.01,
+                loss: -0.02,
+                grad_norm: 0.3,
+                learning_rate: 1.5e-4,
+                groups_used: 20,
+                logprob_gap: 1e-6,
+            },
             rollout_tokens_per_second: 9000.0,
             train_tokens_per_second: 20000.0,
             seconds: 4.5,
@@ -326,7 +337,8 @@ pub(crate) mod tests {
     fn rows_come_back_as_written_with_the_keys_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::create(dir.path()).unwrap();
-        let untracked = StepRow { kl: None, ..step_row(1) };
+        let mut untracked = step_row(1);
+        untracked.learning.kl = None;
         writer.step(&untracked).unwrap();
         writer.eval(&eval_row(0, "start", 0.5, 300.0)).unwrap();
         assert_eq!(read_steps(dir.path()).unwrap(), [untracked]);
@@ -377,7 +389,9 @@ pub(crate) mod tests {
     fn a_figure_that_is_no_number_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::create(dir.path()).unwrap();
-        let message = writer.step(&StepRow { loss: f64::NAN, ..step_row(7) }).unwrap_err().to_string();
+        let mut row = step_row(7);
+        row.learning.loss = f64::NAN;
+        let message = writer.step(&row).unwrap_err().to_string();
         assert!(message.contains("step 7: loss"), "{message}");
         assert_eq!(read_steps(dir.path()).unwrap(), []);
     }

@@ -1,7 +1,4 @@
 //! Gradients of a batch: packed micro-batches, each on one thread where that fits, summed in the order of the batch.
-//!
-//! A small model has gradients of its own for each micro-batch in flight; a large one has one set, which every micro-batch
-//! adds to.
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -31,9 +28,10 @@ impl Sequence {
     }
 }
 
-/// Cuts `0..lengths.len()` into runs of at most `limit` tokens (a longer sequence stands alone), in order. A pure
-/// function of the lengths: the sums of a batch do not depend on threads.
-pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
+/// Cuts `0..lengths.len()` into runs of at most `limit` tokens (a longer sequence stands alone, and without a limit each
+/// does), in order. A pure function of the lengths: the sums of a batch do not depend on threads.
+pub fn micro_batches(lengths: &[usize], limit: impl Into<Option<usize>>) -> Vec<Range<usize>> {
+    let limit = limit.into().unwrap_or(0);
     let mut cuts = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (i, &length) in lengths.iter().enumerate() {
@@ -90,6 +88,9 @@ pub struct Pass {
 
 /// Sums the gradients of `loss(range, scores)` over the micro-batches, and returns what else each gave, in order.
 ///
+/// Micro-batches of a small model run side by side, each with gradients of its own; those of a large one run one after
+/// the other and add to the sum in place.
+///
 /// # Errors
 /// The first error of `loss` or of its backward pass.
 pub fn gradients<T: Send>(
@@ -99,31 +100,21 @@ pub fn gradients<T: Send>(
     pass: Pass,
     loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
 ) -> Result<(Gradients, Vec<T>)> {
-    let recompute = pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE);
-    let one = |range: Range<usize>, into: &mut Gradients| -> Result<T> {
-        let batch = pack(&sequences[range.clone()]);
-        let loss = |scores: &HeadScores| loss(range, scores);
-        if recompute {
-            return recompute::backward(model, &batch, pass.temperature, loss, into);
-        }
-        let (loss, other) = loss(&model.scores(&batch, pass.temperature)?)?;
-        into.accumulate(&loss.backward()?)?;
-        Ok(other)
-    };
     let mut sum = Gradients::new(model.variables())?;
     let mut others = Vec::with_capacity(batches.len());
+    // By the model's size alone: a tied embedding gets its gradient in two parts, and the order of the sum shows in its
+    // last bits.
     let in_flight = GRADIENTS_IN_FLIGHT / gradient_bytes(model);
-    if in_flight <= 1 {
-        // Of a large model there is one set of gradients.
+    if in_flight < 2 {
         for range in batches {
-            others.push(one(range.clone(), &mut sum)?);
+            others.push(differentiate(model, sequences, range.clone(), pass, &loss, &mut sum)?);
         }
         return Ok((sum, others));
     }
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
             let mut part = Gradients::new(model.variables())?;
-            let other = one(range, &mut part)?;
+            let other = differentiate(model, sequences, range, pass, &loss, &mut part)?;
             Ok((part, other))
         })?;
         for (part, other) in parts {
@@ -132,6 +123,25 @@ pub fn gradients<T: Send>(
         }
     }
     Ok((sum, others))
+}
+
+/// Adds the gradient of one micro-batch to `sum`.
+fn differentiate<T>(
+    model: &Qwen2,
+    sequences: &[Sequence],
+    range: Range<usize>,
+    pass: Pass,
+    loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)>,
+    sum: &mut Gradients,
+) -> Result<T> {
+    let batch = pack(&sequences[range.clone()]);
+    if pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE) {
+        let loss = |scores: &HeadScores| loss(range, scores);
+        return recompute::backward(model, &batch, pass.temperature, loss, sum);
+    }
+    let (loss, other) = loss(range, &model.scores(&batch, pass.temperature)?)?;
+    sum.accumulate(&loss.backward()?)?;
+    Ok(other)
 }
 
 #[cfg(test)]
@@ -143,5 +153,6 @@ mod tests {
         assert_eq!(micro_batches(&[3, 3, 3, 9, 1], 6), [0..2, 2..3, 3..4, 4..5]);
         assert_eq!(micro_batches(&[100, 1], 6), [0..1, 1..2]);
         assert!(micro_batches(&[], 6).is_empty());
+        assert_eq!(micro_batches(&[3, 3], None), [0..1, 1..2]);
     }
 }

@@ -49,6 +49,14 @@ impl<'a> Weights<'a> {
         self.len() == 0
     }
 
+    /// The numbers, if they are bf16.
+    pub fn narrow(&self) -> Option<&'a [bf16]> {
+        match self {
+            Self::F32(_) => None,
+            Self::Bf16(values) => Some(values),
+        }
+    }
+
     /// Some of the numbers in f32: borrowed where they are, else widened into memory of their own.
     ///
     /// # Panics

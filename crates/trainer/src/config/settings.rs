@@ -193,6 +193,9 @@ pub struct Sampler {
     pub prompts_per_step: usize,
     /// Rollouts a problem, at least 2, because an advantage compares them.
     pub group_size: usize,
+    /// Times that a step samples further problems in the place of groups whose rollouts are all worth the same (dynamic
+    /// sampling, DAPO, arXiv 2503.14476); 0 leaves such groups out.
+    pub resample_tries: usize,
     /// Divides the logits, above 0.
     pub temperature: f64,
     /// Sample from the fewest tokens that hold this share of the probability, above 0 and up to 1; 1 is off.

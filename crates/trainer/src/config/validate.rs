@@ -146,6 +146,7 @@ impl Config {
             "must be at least 2: an advantage compares the rollouts of a group",
         )?;
         not_absurd(sampler.group_size, &["sampler.group_size"])?;
+        not_absurd(sampler.resample_tries, &["sampler.resample_tries"])?;
         not_absurd(sampler.top_k, &["sampler.top_k"])?;
         require(
             sampler.temperature > 0.0 && sampler.temperature.is_finite(),

@@ -147,7 +147,27 @@ impl Problems {
         }
         batch
     }
+
+    /// Up to `count` further problems for a step (from 0) that has already had those with the indices `seen`, none of
+    /// which comes again. Of a list they are the next in an order that `seed` and the step decide, and fewer when it is
+    /// exhausted; of a sequence without end, problems that no [`batch`](Self::batch) reaches.
+    pub fn replacements(&self, step: usize, count: usize, seed: u64, seen: &[usize]) -> Vec<(usize, Problem)> {
+        let Self::List(problems) = self else {
+            let next = FAR + (step << 24) + seen.len();
+            return (next..next + count).filter_map(|index| Some((index, self.get(index)?))).collect();
+        };
+        let mut order: Vec<usize> = (0..problems.len()).collect();
+        Rng::keyed(&[seed, REPLACEMENTS, step as u64]).shuffle(&mut order);
+        let unseen = order.into_iter().filter(|index| !seen.contains(index));
+        unseen.take(count).map(|index| (index, problems[index].clone())).collect()
+    }
 }
+
+/// The stream of replacements, apart from the order of the epochs.
+const REPLACEMENTS: u64 = 0x7265_706c;
+
+/// Where a sequence without end has its replacements: further on than any run gets, with room for 2^24 a step.
+const FAR: usize = 1 << 48;
 
 fn order(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
@@ -240,5 +260,28 @@ mod tests {
         let mut problems = list(12);
         assert_eq!(problems.retain(|problem| problem.prompt.len() <= 2), 2);
         assert_eq!(problems.len(), Some(10));
+    }
+
+    #[test]
+    fn replacements_are_new_to_their_step_and_repeatable() {
+        let index = |drawn: Vec<(usize, Problem)>| drawn.into_iter().map(|(index, _)| index).collect::<Vec<_>>();
+        for problems in [list(12), Problems::Countdown { seed: 5 }] {
+            let mut seen = indices(&problems, 3..4, 4);
+            for _ in 0..2 {
+                let more = index(problems.replacements(3, 3, 5, &seen));
+                assert_eq!(more, index(problems.replacements(3, 3, 5, &seen)));
+                assert_eq!(more.len(), 3);
+                seen.extend(more);
+            }
+            let mut distinct = seen.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), 10, "{seen:?}");
+            let other = index(problems.replacements(4, 3, 5, &seen[..4]));
+            assert_ne!(other, seen[4..7], "each step has its own");
+        }
+        let all: Vec<usize> = (0..12).collect();
+        assert_eq!(list(12).replacements(0, 3, 5, &all[..10]).len(), 2, "a list can be exhausted");
+        assert!(list(12).replacements(0, 3, 5, &all).is_empty());
     }
 }

@@ -77,11 +77,11 @@ pub(super) fn panels(runs: &[Run], data: Option<&str>) -> (Vec<String>, Vec<Stri
     ];
     let second = [
         narrow("Cut off at the budget, %", |row| Some(100.0 * row.truncated)),
-        narrow("Entropy, nats a token", |row| Some(row.entropy)),
-        narrow("KL from the reference, nats a token", |row| row.kl),
-        narrow("Clipped ratios, % of tokens", |row| Some(100.0 * row.clip_fraction)),
-        narrow("Gradient norm before clipping", |row| Some(row.grad_norm)),
-        narrow("Log-prob gap, sampler to trainer, nats", |row| Some(row.logprob_gap)),
+        narrow("Entropy, nats a token", |row| Some(row.learning.entropy)),
+        narrow("KL from the reference, nats a token", |row| row.learning.kl),
+        narrow("Clipped ratios, % of tokens", |row| Some(100.0 * row.learning.clip_fraction)),
+        narrow("Gradient norm before clipping", |row| Some(row.learning.grad_norm)),
+        narrow("Log-prob gap, sampler to trainer, nats", |row| Some(row.learning.logprob_gap)),
     ];
     let draw = |panel: &Panel| panel.draw(runs, data);
     (first.iter().map(draw).collect(), second.iter().map(draw).collect())

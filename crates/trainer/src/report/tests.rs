@@ -20,7 +20,9 @@ fn write_run(parent: &Path, name: &str, gain: f64) -> PathBuf {
     fs::create_dir(dir.join("rollouts")).unwrap();
     writer.eval(&eval_row(0, "start", 0.5, 300.0)).unwrap();
     for step in 1..=16 {
-        writer.step(&StepRow { kl: None, ..step_row(step) }).unwrap();
+        let mut row = step_row(step);
+        row.learning.kl = None;
+        writer.step(&row).unwrap();
         let name = match step {
             4 => "cycle-1-low",
             8 => "cycle-1-high",

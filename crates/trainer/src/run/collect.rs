@@ -1,4 +1,5 @@
-//! Rollouts of a step and what they are worth: `G` responses a problem at the budget, graded, scored.
+//! Rollouts of a step and what they are worth: `G` responses a problem at the budget, graded, scored, and more problems
+//! for those whose responses are all worth the same.
 
 use anyhow::Result;
 use reward::{GradeRow, Problem, grade_all, score};
@@ -7,6 +8,7 @@ use sampler::{Engine, Finish, Request, Rollout, Sampling, pick};
 use super::interrupt;
 use super::setup::Run;
 use crate::config::Overlong;
+use crate::learn;
 
 /// The rollouts of one problem.
 pub struct Group {
@@ -26,9 +28,16 @@ pub struct Group {
     pub kept: Vec<bool>,
 }
 
+impl Group {
+    /// As the step takes it.
+    pub fn recorded(&self) -> learn::Group<'_> {
+        learn::Group { prompt: &self.prompt, rollouts: &self.rollouts, rewards: &self.rewards, kept: &self.kept }
+    }
+}
+
 /// The rollouts of one step.
 pub struct Batch {
-    /// One group a problem.
+    /// One group a problem, those that do not enter the loss included.
     pub groups: Vec<Group>,
     /// Response tokens as they were sampled, before any cut.
     sampled: usize,
@@ -52,24 +61,50 @@ impl Batch {
 const ROLLOUTS: u64 = 0x726f_6c6c;
 
 /// Samples, grades and scores a step's problems.
-pub fn rollouts(run: &mut Run, problems: Vec<(usize, Problem)>, budget: usize) -> Result<Batch> {
+///
+/// Dynamic sampling (DAPO, arXiv 2503.14476): as long as `sampler.resample_tries` allow, as many further problems are
+/// sampled as groups are missing that enter the loss. Which problems those are depends on the seed, the step and the
+/// problems before them alone.
+pub fn rollouts(run: &mut Run, budget: usize) -> Result<Batch> {
+    let (wanted, seed) = (run.config.sampler.prompts_per_step, run.config.run.seed);
+    let mut problems = run.problems.batch(run.step, wanted, seed);
+    let mut seen: Vec<usize> = problems.iter().map(|&(index, _)| index).collect();
+    let mut batch = Batch { groups: Vec::new(), sampled: 0 };
+    for tries_left in (0..=run.config.sampler.resample_tries).rev() {
+        sample(run, problems, budget, &mut batch)?;
+        let used = batch.groups.iter().filter(|group| group.recorded().is_used()).count();
+        if tries_left == 0 || used >= wanted {
+            break;
+        }
+        problems = run.problems.replacements(run.step, wanted - used, seed, &seen);
+        if problems.is_empty() {
+            break;
+        }
+        seen.extend(problems.iter().map(|&(index, _)| index));
+    }
+    Ok(batch)
+}
+
+/// Adds the groups of `problems` to the batch.
+fn sample(run: &mut Run, problems: Vec<(usize, Problem)>, budget: usize, batch: &mut Batch) -> Result<()> {
     let text = &run.policy.text;
     let prompts = problems.iter().map(|(_, p)| Ok(text.prompt(&p.prompt)?)).collect::<Result<Vec<_>>>()?;
     let (seed, step, size) = (run.config.run.seed, run.step as u64, run.config.sampler.group_size);
+    let first = batch.groups.len();
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
         .flat_map(|(p, prompt)| {
             (0..size).map(move |sample| Request {
                 prompt,
-                stream: pick::stream(&[seed, ROLLOUTS, step, p as u64, sample as u64]),
+                stream: pick::stream(&[seed, ROLLOUTS, step, (first + p) as u64, sample as u64]),
                 max_new_tokens: budget,
             })
         })
         .collect();
     let sampling = Sampling::at(run.config.sampler.temperature, text.stop_tokens());
     let mut rollouts = run.engine.generate(&requests, &sampling, &mut |_| interrupt::control())?;
-    let sampled = rollouts.iter().map(|r| r.tokens.len()).sum();
+    batch.sampled += rollouts.iter().map(|r| r.tokens.len()).sum::<usize>();
     let mut groups = Vec::with_capacity(problems.len());
     for ((_, problem), prompt) in problems.into_iter().zip(prompts) {
         let rest = rollouts.split_off(size.min(rollouts.len()));
@@ -87,7 +122,8 @@ pub fn rollouts(run: &mut Run, problems: Vec<(usize, Problem)>, budget: usize) -
     grade(run, &mut groups)?;
     cut_outliers(run, &mut groups)?;
     groups.iter_mut().for_each(|group| worth(run.config.reward.overlong, group, budget));
-    Ok(Batch { groups, sampled })
+    batch.groups.append(&mut groups);
+    Ok(())
 }
 
 /// Grades every response as it stands, all groups in parallel.

@@ -6,7 +6,6 @@
 
 mod collect;
 mod interrupt;
-mod learn;
 mod record;
 mod screen;
 mod setup;
@@ -18,6 +17,7 @@ use std::time::Instant;
 
 use crate::commands::Interrupted;
 use crate::config::Config;
+use crate::learn::{Group, Learned, Learner};
 use crate::metrics::StepRow;
 use collect::Batch;
 use setup::Run;
@@ -61,14 +61,12 @@ fn cycles(run: &mut Run) -> Result<()> {
 fn step(run: &mut Run) -> Result<()> {
     let started = Instant::now();
     let budget = run.schedule.length(run.step);
-    let problems = run.problems.batch(run.step, run.config.sampler.prompts_per_step, run.config.run.seed);
-
     run.engine.load_weights(&run.policy.model)?;
-    let batch = collect::rollouts(run, problems, budget)?;
+    let batch = collect::rollouts(run, budget)?;
     let sampling_seconds = started.elapsed().as_secs_f64();
 
     let learning = Instant::now();
-    let learned = learn::update(run, &batch, budget)?;
+    let learned = learn(run, &batch)?;
     let learning_seconds = learning.elapsed().as_secs_f64();
 
     run.tokens_total += batch.tokens() as u64;
@@ -82,20 +80,27 @@ fn step(run: &mut Run) -> Result<()> {
         accuracy: batch.mean(|g, i| f64::from(u8::from(g.correct[i]))),
         response_tokens: batch.mean(|g, i| g.rollouts[i].tokens.len() as f64),
         truncated: batch.mean(|g, i| f64::from(u8::from(g.rollouts[i].truncated()))),
-        entropy: learned.entropy,
-        kl: learned.kl,
-        clip_fraction: learned.clip_fraction,
-        loss: learned.loss,
-        grad_norm: learned.grad_norm,
-        learning_rate: learned.learning_rate,
-        groups_used: learned.groups_used,
-        logprob_gap: learned.logprob_gap,
+        learning: learned.figures,
         rollout_tokens_per_second: batch.tokens() as f64 / sampling_seconds,
         train_tokens_per_second: learned.tokens as f64 / learning_seconds,
         seconds: started.elapsed().as_secs_f64(),
         tokens_total: run.tokens_total,
     };
     finish_step(run, &batch, &row)
+}
+
+/// New weights from the step's rollouts.
+fn learn(run: &mut Run, batch: &Batch) -> Result<Learned> {
+    let groups: Vec<Group> = batch.groups.iter().map(collect::Group::recorded).collect();
+    let (rate, updates, share_done) = (run.rate, run.updates, run.share_done());
+    let mut learner = Learner {
+        config: &run.config,
+        model: &run.policy.model,
+        reference: run.reference.as_ref(),
+        optimizer: &mut run.optimizer,
+        largest_budget: run.schedule.largest(),
+    };
+    learner.step(&groups, |i| rate.at_share(updates + i, share_done))
 }
 
 fn finish_step(run: &mut Run, batch: &Batch, row: &StepRow) -> Result<()> {
