@@ -2,5 +2,6 @@
 
 mod cli;
 mod commands;
+mod hub;
 mod program;
 mod run;

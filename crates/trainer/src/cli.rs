@@ -298,6 +298,9 @@ pub struct ExportArgs {
     /// The type that the weights are written in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// Bytes of one file of weights at most; above it there are several, and an index
+    #[arg(long, value_name = "BYTES", default_value_t = model::split::FILE_BYTES)]
+    pub file_bytes: usize,
 }
 
 /// `trainer doctor`.

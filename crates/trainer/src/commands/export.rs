@@ -26,7 +26,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     // Nothing is computed, so the type of the file is the type in memory.
     let policy = Policy::load(name, args.dtype, &Device::Cpu)?;
-    weights::save_folder(&policy.model, &policy.files, &args.out, compute_type(args.dtype))?;
+    let dtype = Some(compute_type(args.dtype));
+    weights::save_folder_in_files(&policy.model, &policy.files, &args.out, dtype, args.file_bytes)?;
     let dtype = match args.dtype {
         Dtype::F32 => "f32",
         Dtype::Bf16 => "bf16",

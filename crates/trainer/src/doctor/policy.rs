@@ -105,9 +105,7 @@ fn on_hub(path: &str, id: &str, revision: &str) -> Policy {
             )),
             ..of_text("partly in the Hub's cache", &text, &file)
         },
-        Ok((_, text)) => {
-            of_text("on the Hub, not downloaded yet", &text, Path::new(&format!("{id}/config.json")))
-        }
+        Ok((_, text)) => of_text("on the Hub, not downloaded yet", &text, Path::new(&format!("{id}/config.json"))),
         Err(error) => failed(error),
     }
 }
