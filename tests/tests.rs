@@ -4,3 +4,4 @@ mod cli;
 mod commands;
 mod program;
 mod run;
+mod training_step;
