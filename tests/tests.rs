@@ -5,3 +5,4 @@ mod commands;
 mod hub;
 mod program;
 mod run;
+mod training_step;

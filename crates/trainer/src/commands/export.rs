@@ -38,7 +38,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 }
 
 /// Refuses to mix a model with other files, or to write over one.
-fn check_out(out: &Path) -> Result<()> {
+pub(super) fn check_out(out: &Path) -> Result<()> {
     let refuse = |why: &str| Err(UsageError::new(format!("{}: {why}", out.display())).into());
     if !out.exists() {
         return Ok(());
