@@ -2,5 +2,7 @@
 
 mod cli;
 mod commands;
+mod hub;
 mod program;
 mod run;
+mod training_step;

@@ -20,6 +20,7 @@ pub mod qwen2;
 pub mod recompute;
 pub mod scaling;
 pub mod shards;
+pub mod split;
 pub mod text;
 pub mod weights;
 

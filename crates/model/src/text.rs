@@ -34,7 +34,11 @@ impl Text {
             .into_iter()
             .filter_map(|key| Some((key.to_string(), token_text(settings.get(key)?)?)))
             .collect::<Vec<_>>();
-        let template = files.chat_template.clone().or_else(|| Some(settings.get("chat_template")?.as_str()?.into()));
+        let template = match &files.chat_template {
+            Some(template) => Some(template.clone()),
+            None => template(&settings).map_err(|e| Error::invalid(files.path("tokenizer_config.json"), e))?,
+        };
+        let template = template.map(|template| without_generation_tags(&template));
         let mut stop = ids(generation.get("eos_token_id"));
         if stop.is_empty() {
             stop = ids(config.get("eos_token_id"));
@@ -51,8 +55,12 @@ impl Text {
     /// # Errors
     /// When the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, add_special);
+        Ok(encoding.map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?.get_ids().to_vec())
     }
 
     /// Text of token ids, special tokens left out.
@@ -92,12 +100,13 @@ impl Text {
             .map_err(|e| Error::Template(e.detail().map_or_else(|| e.to_string(), String::from)))
     }
 
-    /// Token ids of the rendered prompt of one user message.
+    /// Token ids of the rendered prompt of one user message. A template writes the special tokens out; without one, those
+    /// that the tokenizer puts around a text are added.
     ///
     /// # Errors
     /// See [`Self::render`] and [`Self::encode`].
     pub fn prompt(&self, message: &str) -> Result<Vec<u32>> {
-        self.encode(&self.render(message)?)
+        self.ids(&self.render(message)?, self.template.is_none())
     }
 
     /// Whether the rendered prompt leaves a `<think>` open, so that the response begins inside it.
@@ -122,6 +131,40 @@ impl Text {
 
 fn json(files: &Files, name: &str, text: Option<&str>) -> Result<Value> {
     text.map_or(Ok(Value::Null), |text| serde_json::from_str(text).map_err(|e| Error::invalid(files.path(name), e)))
+}
+
+/// The chat template among a tokenizer's settings: text, or a list of named ones, of which `default` counts.
+fn template(settings: &Value) -> std::result::Result<Option<String>, String> {
+    match settings.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(named)) => {
+            let default = named.iter().find(|entry| entry["name"] == "default");
+            let text = default.and_then(|entry| entry["template"].as_str());
+            text.map(|text| Some(text.into())).ok_or_else(|| "chat_template is a list without a `default`".into())
+        }
+        Some(_) => Err("chat_template is neither text nor a list of templates".into()),
+    }
+}
+
+/// A template whose `generation` blocks, a tag of transformers' own around what the assistant says, are plain ones.
+fn without_generation_tags(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(open) = rest.find("{%") {
+        let (before, tag) = rest.split_at(open);
+        let Some(close) = tag.find("%}") else { break };
+        let (tag, after) = tag.split_at(close + 2);
+        out.push_str(before);
+        match tag[2..close].trim_start_matches(['-', '+']).trim_end_matches('-').trim() {
+            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
+            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// A token given as text or as `{"content": ..}`.

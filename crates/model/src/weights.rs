@@ -5,8 +5,9 @@ use crate::error::{Error, Result};
 use crate::files::{Files, Weights};
 use crate::qwen2::Qwen2;
 use crate::shards::Shard;
+use crate::split;
 use candle_core::{DType, Device, Tensor};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Loads a model's weights.
@@ -51,32 +52,42 @@ fn insert(tensors: &mut BTreeMap<String, Tensor>, path: &Path, name: String, ten
 /// # Errors
 /// When the file cannot be written.
 pub fn save(model: &Qwen2, path: &Path, dtype: impl Into<Option<DType>>) -> Result<()> {
-    let dtype = dtype.into();
-    let tensors: HashMap<&str, Tensor> = model
-        .merged()
-        .map(|tensor| {
-            let (name, tensor) = tensor?;
-            Ok((name, tensor.to_dtype(dtype.unwrap_or(tensor.dtype()))?.to_device(&Device::Cpu)?))
-        })
-        .collect::<Result<_>>()?;
-    // `format: pt` is what transformers looks for before it loads a file.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| Error::invalid(path, e))
+    split::write(merged(model, dtype.into()).collect::<Result<_>>()?, path)
+}
+
+/// Every tensor, adapters merged in, in `dtype` or the type that it has, in memory that can be written.
+fn merged(model: &Qwen2, dtype: Option<DType>) -> impl Iterator<Item = Result<(&str, Tensor)>> {
+    model.merged().map(move |tensor| {
+        let (name, tensor) = tensor?;
+        Ok((name, tensor.to_dtype(dtype.unwrap_or(tensor.dtype()))?.to_device(&Device::Cpu)?))
+    })
 }
 
 /// Writes a folder that transformers and vLLM load: the model's small files and its weights in `dtype`, or each in the
-/// type that it has.
+/// type that it has; in several files where one would be longer than [`split::FILE_BYTES`].
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn save_folder(model: &Qwen2, files: &Files, folder: &Path, dtype: impl Into<Option<DType>>) -> Result<()> {
-    let dtype = dtype.into();
+    save_folder_in_files(model, files, folder, dtype.into(), split::FILE_BYTES)
+}
+
+/// The same, with no file of weights longer than `limit` bytes.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save_folder_in_files(
+    model: &Qwen2,
+    files: &Files,
+    folder: &Path,
+    dtype: Option<DType>,
+    limit: usize,
+) -> Result<()> {
     save_small_files(files, folder, dtype.unwrap_or(model.embedding.dtype()))?;
-    let weights = folder.join("model.safetensors");
-    save(model, &weights, dtype)?;
+    let weights = split::save(merged(model, dtype), folder, limit)?;
     // `safetensors` makes a file for its owner alone; who may read the rest may read the weights (a server, say).
     let config = std::fs::metadata(folder.join("config.json")).map_err(Error::io(folder))?;
-    std::fs::set_permissions(&weights, config.permissions()).map_err(Error::io(weights))
+    weights.iter().try_for_each(|path| std::fs::set_permissions(path, config.permissions()).map_err(Error::io(path)))
 }
 
 /// Writes everything of a model but its weights, which are in `dtype`.
@@ -88,6 +99,16 @@ pub fn save_small_files(files: &Files, folder: &Path, dtype: DType) -> Result<()
     let mut config: serde_json::Value =
         serde_json::from_str(&files.config).map_err(|e| Error::invalid(files.path("config.json"), e))?;
     config["torch_dtype"] = dtype_name(dtype).into();
+    // transformers 5 writes this name, and prefers it where both are there.
+    if config.get("dtype").is_some() {
+        config["dtype"] = dtype_name(dtype).into();
+    }
+    // vLLM chooses its code by this one.
+    let architecture = match config["model_type"].as_str() {
+        Some("qwen3") => "Qwen3ForCausalLM",
+        _ => "Qwen2ForCausalLM",
+    };
+    config["architectures"] = serde_json::json!([architecture]);
     let config = format!("{config:#}\n");
     let small = [
         ("config.json", Some(&config)),

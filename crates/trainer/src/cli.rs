@@ -180,6 +180,16 @@ pub struct ScoreArgs {
     /// JSONL rows {"prompt_ids":[..],"response_ids":[..]}; the same rows come out with "logprobs":[..] (temperature 1)
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    /// Make one training step instead, on rows that also have "group", "reward" and the sampler's "logprobs"; its weights
+    /// go to this folder, its figures to stdout
+    #[arg(long, value_name = "DIR")]
+    pub update: Option<PathBuf>,
+    /// With --update: the reference model of the KL; the model as it is when absent
+    #[arg(long, value_name = "MODEL", requires = "update")]
+    pub reference: Option<String>,
+    /// The settings of the step.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
     /// Where tensors live
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
@@ -310,6 +320,9 @@ pub struct ExportArgs {
     /// The type that the weights are written in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// Bytes of one file of weights at most; above it there are several, and an index
+    #[arg(long, value_name = "BYTES", default_value_t = model::split::FILE_BYTES)]
+    pub file_bytes: usize,
 }
 
 /// `trainer doctor`.

@@ -26,7 +26,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     // Nothing is computed, so the type of the file is the type in memory.
     let policy = Policy::load(name, args.dtype, &Device::Cpu)?;
-    weights::save_folder(&policy.model, &policy.files, &args.out, compute_type(args.dtype))?;
+    let dtype = Some(compute_type(args.dtype));
+    weights::save_folder_in_files(&policy.model, &policy.files, &args.out, dtype, args.file_bytes)?;
     let dtype = match args.dtype {
         Dtype::F32 => "f32",
         Dtype::Bf16 => "bf16",
@@ -37,7 +38,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 }
 
 /// Refuses to mix a model with other files, or to write over one.
-fn check_out(out: &Path) -> Result<()> {
+pub(super) fn check_out(out: &Path) -> Result<()> {
     let refuse = |why: &str| Err(UsageError::new(format!("{}: {why}", out.display())).into());
     if !out.exists() {
         return Ok(());

@@ -1,7 +1,10 @@
 //! `trainer score`: log-probs of given responses under a policy at temperature 1, one row out for each row in.
 
+mod update;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use model::Qwen2;
@@ -11,7 +14,7 @@ use super::ready;
 use crate::cli::ScoreArgs;
 use crate::commands::{UsageError, print};
 use crate::config::Dtype;
-use crate::update::{self, Sequence};
+use crate::update::{Sequence, each, micro_batches, pack};
 
 /// Tokens read before they are scored and printed: enough for every thread, few enough to keep in memory.
 const CHUNK_TOKENS: usize = 1 << 16;
@@ -25,33 +28,42 @@ struct Row {
     sequence: Sequence,
 }
 
-/// Scores a file to stdout.
+/// Scores a file to stdout, or makes a training step on it.
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
-    let path = args.data.display();
-    let file =
-        File::open(&args.data).map_err(|error| UsageError::new(format!("{path}: cannot read these rows: {error}")))?;
+    if let Some(out) = &args.update {
+        return update::run(args, out);
+    }
+    if args.settings.config.is_some() || !args.settings.set.is_empty() {
+        return Err(UsageError::new("--config and --set are for a training step: give --update DIR too").into());
+    }
     let policy = ready::load(&args.model, Dtype::F32, args.device)?;
     let model = policy.model.detached();
-    let mut reader = BufReader::new(file);
-    let (mut rows, mut tokens, mut text) = (Vec::new(), 0, Vec::new());
-    for line in 1.. {
-        text.clear();
-        let bad_row = |problem: String| UsageError::new(format!("{path}:{line}: {problem}"));
-        if reader.read_until(b'\n', &mut text).map_err(|error| bad_row(error.to_string()))? == 0 {
-            break;
-        }
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
-        let (fields, sequence) = parse(&text, model.config()).map_err(bad_row)?;
-        tokens += sequence.tokens.len();
-        rows.push(Row { line, fields, sequence });
+    let path = args.data.display();
+    let (mut chunk, mut tokens) = (Vec::new(), 0);
+    for row in rows(&args.data, model.config())? {
+        let row = row?;
+        tokens += row.sequence.tokens.len();
+        chunk.push(row);
         if tokens >= CHUNK_TOKENS {
-            print(&scored(&model, std::mem::take(&mut rows), &path)?)?;
+            print(&scored(&model, std::mem::take(&mut chunk), &path)?)?;
             tokens = 0;
         }
     }
-    print(&scored(&model, rows, &path)?)
+    print(&scored(&model, chunk, &path)?)
+}
+
+/// The rows of a file, read one by one; blank lines are passed over.
+fn rows<'a>(path: &'a Path, config: &'a model::Config) -> Result<impl Iterator<Item = Result<Row>> + 'a> {
+    let shown = path.display();
+    let file =
+        File::open(path).map_err(|error| UsageError::new(format!("{shown}: cannot read these rows: {error}")))?;
+    let mut lines = BufReader::new(file).split(b'\n').zip(1..);
+    Ok(std::iter::from_fn(move || {
+        let (text, line) = lines.find(|(text, _)| !text.as_ref().is_ok_and(|text| text.trim_ascii().is_empty()))?;
+        let parsed = text.map_err(|error| error.to_string()).and_then(|text| parse(&text, config));
+        let row = parsed.map(|(fields, sequence)| Row { line, fields, sequence });
+        Some(row.map_err(|problem| UsageError::new(format!("{shown}:{line}: {problem}")).into()))
+    }))
 }
 
 fn parse(text: &[u8], config: &model::Config) -> Result<(Map<String, Value>, Sequence), String> {
@@ -108,10 +120,9 @@ fn scored(model: &Qwen2, rows: Vec<Row>, path: &dyn std::fmt::Display) -> Result
 /// Log-probs of each sequence's response tokens, nats.
 fn log_probs(model: &Qwen2, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
-    let passes = update::micro_batches(&lengths, PASS_TOKENS);
-    let parts = update::each(model, &passes, |range| {
-        Ok(model.scores(&update::pack(&sequences[range]), 1.0)?.log_probs.to_vec1::<f32>()?)
-    })?;
+    let passes = micro_batches(&lengths, PASS_TOKENS);
+    let parts =
+        each(model, &passes, |range| Ok(model.scores(&pack(&sequences[range]), 1.0)?.log_probs.to_vec1::<f32>()?))?;
     let mut all = parts.into_iter().flatten();
     Ok(sequences.iter().map(|sequence| all.by_ref().take(sequence.response_len()).collect()).collect())
 }

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 pub use crate::advantage::Advantage;
 pub use crate::loss::Aggregation;
+use crate::optimizer::AdamWSettings;
 
 use super::error::Origin;
 use super::value::NONE;
@@ -325,6 +326,17 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
+    /// As the optimiser takes them.
+    pub fn adamw(&self) -> AdamWSettings {
+        AdamWSettings {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+
     /// The learning rate of every update of a run of `steps` steps.
     ///
     /// # Errors

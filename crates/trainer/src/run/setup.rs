@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::data::{self, Problems, Source, Use};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{MetricsWriter, read_evals};
-use crate::optimizer::{AdamW, AdamWSettings};
+use crate::optimizer::AdamW;
 use crate::policy::{Policy, extraction, open_device};
 use crate::{doctor, report};
 
@@ -61,7 +61,7 @@ impl Run {
         let held_out: Vec<Problem> =
             fitting(held_out, &policy, &config)?.first(config.evaluate.problems).into_iter().map(|(_, p)| p).collect();
         let reference = reference(&policy.model, &config)?;
-        let mut optimizer = AdamW::new(policy.model.variables(), adamw(&config))?;
+        let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
         if let Some(from) = &from {
             restore(&policy, &mut optimizer, from)?;
         }
@@ -290,17 +290,6 @@ fn restore(policy: &Policy, optimizer: &mut AdamW, from: &Path) -> Result<()> {
         var.set(&saved.as_detached_tensor()).with_context(|| format!("{}: tensor {name}", from.display()))?;
     }
     optimizer.load(&from.join(OPTIMIZER_FILE))
-}
-
-fn adamw(config: &Config) -> AdamWSettings {
-    let o = &config.optimizer;
-    AdamWSettings {
-        beta1: o.beta1,
-        beta2: o.beta2,
-        epsilon: o.epsilon,
-        weight_decay: o.weight_decay,
-        max_grad_norm: o.max_grad_norm,
-    }
 }
 
 fn load_problems(config: &Config, name: &str, purpose: Use) -> Result<Problems> {
