@@ -8,7 +8,8 @@ use model::lora::{self, Saved};
 use model::{Files, Qwen2, Source, Text, weights};
 
 use crate::commands::UsageError;
-use crate::config::{DeviceChoice, Dtype, Lora};
+use crate::config::{Config, DeviceChoice, Dtype, Lora};
+use crate::doctor::memory::NARROW_REFERENCE_ABOVE;
 
 /// A model ready to train, generate or score.
 pub struct Policy {
@@ -45,6 +46,38 @@ impl Policy {
             None => model,
         };
         Ok(Self { model, text, files, source })
+    }
+
+    /// The policy as training begins: with fresh adapters, if `model.lora` asks for them.
+    ///
+    /// # Errors
+    /// When it is a folder of adapters, which are of another model, or there is no memory for new ones.
+    pub fn to_train(self, config: &Config) -> Result<Self> {
+        if self.model.lora().is_some() {
+            let message = "a folder of adapters is no start; export it to a whole model (trainer export) and give that";
+            return Err(UsageError::new(format!("model.path = \"{}\": {message}", self.source)).into());
+        }
+        match &config.model.lora {
+            Some(lora) => self.with_adapters(lora, config.run.seed),
+            None => Ok(self),
+        }
+    }
+
+    /// The policy as it is, to measure a KL to, where one is measured or penalised: the weights under the adapters, or a
+    /// copy. A copy of a large model is bf16.
+    ///
+    /// # Errors
+    /// When there is no memory for a copy.
+    pub fn reference(&self, config: &Config) -> Result<Option<Qwen2>> {
+        if !config.reference.is_used() {
+            return Ok(None);
+        }
+        if self.model.lora().is_some() {
+            return Ok(Some(self.model.base()));
+        }
+        let large = self.model.config().parameters() > NARROW_REFERENCE_ABOVE;
+        let dtype = if large { DType::BF16 } else { self.model.weights()[0].1.dtype() };
+        Ok(Some(self.model.frozen_copy(dtype)?))
     }
 
     /// The same policy with its weights frozen and fresh adapters to train.

@@ -4,6 +4,7 @@ use model::config::Config as Shape;
 use model::lora;
 use model::ops::head_tokens_at_once;
 
+use super::machine::Memory;
 use crate::config::{Config, Dtype};
 
 /// Bytes of an f32 and of a bf16.
@@ -154,6 +155,15 @@ pub fn plan(shape: &Shape, config: &Config, available: u64) -> usize {
         }
         tokens *= 2;
     }
+}
+
+/// The settings with the size of a micro-batch filled in, where they leave it to the memory that is `there`.
+pub fn planned(shape: &Shape, config: &Config, there: Option<Memory>) -> Config {
+    let mut config = config.clone();
+    if let (None, Some(there)) = (config.model.micro_batch_tokens, there) {
+        config.model.micro_batch_tokens = Some(plan(shape, &config, there.available));
+    }
+    config
 }
 
 /// Tokens of a micro-batch: one sequence at least, however long.

@@ -84,12 +84,13 @@ fn look_at_policy(config: &Config, report: &mut Report) {
             config.data.max_prompt_tokens, shape.max_positions
         ));
     }
-    let need = memory::estimate(&shape, config);
+    let there = machine::device_memory(device);
+    let need = memory::estimate(&shape, &memory::planned(&shape, config, there));
     report.fact("needs", format!("{}, about, at its peak:", show(need.total())));
     for item in &need.items {
         let _ = writeln!(report.text, "{:>10} {:<16} {}", show(item.bytes), item.name, item.formula);
     }
-    match machine::device_memory(device) {
+    match there {
         Some(there) => report.failures.extend(shortage(&need, there, config)),
         None => report.fact("there", format!("the memory of {device} cannot be told")),
     }

@@ -1,7 +1,6 @@
 //! A run's state: opening it (fresh or resumed), its evaluations and checkpoints, and its end.
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device};
 use model::lora::Saved;
 use model::{Qwen2, weights};
 use reward::{Policy as Extraction, Problem};
@@ -47,20 +46,19 @@ pub struct Run {
 
 impl Run {
     /// Opens everything a run needs, the cheap and likely failures first.
-    pub fn open(mut config: Config, resume: Option<PathBuf>) -> Result<Self> {
+    pub fn open(config: Config, resume: Option<PathBuf>) -> Result<Self> {
         let schedule = config.schedule.budget()?;
         let device = open_device(config.run.device)?;
-        refuse_early(&config)?;
-        plan_memory(&mut config);
+        let config = refuse_early(config)?;
         let from = resume.as_deref().map(checkpoint_of).transpose()?;
         let state = from.as_deref().map(checkpoint::read).transpose()?;
         let train = load_problems(&config, &config.data.train, Use::Train)?;
         let held_out = load_problems(&config, &config.data.eval, Use::Evaluate)?;
-        let policy = load_policy(&config, &device)?;
+        let policy = Policy::load(&config.model.path, config.model.dtype, &device)?.to_train(&config)?;
         let problems = fitting(train, &policy, &config)?;
         let held_out: Vec<Problem> =
             fitting(held_out, &policy, &config)?.first(config.evaluate.problems).into_iter().map(|(_, p)| p).collect();
-        let reference = reference(&policy.model, &config)?;
+        let reference = policy.reference(&config)?;
         let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
         if let Some(from) = &from {
             restore(&policy, &mut optimizer, from)?;
@@ -203,23 +201,25 @@ impl Run {
     }
 }
 
-/// Refuses a run that this version cannot make, or that would not fit, before anything large is loaded.
-fn refuse_early(config: &Config) -> Result<()> {
+/// Refuses a run that this version cannot make, or that would not fit, before anything large is loaded; returns the
+/// settings with what they leave to the memory that is there.
+fn refuse_early(config: Config) -> Result<Config> {
     let found = doctor::policy::find(&config.model.path);
     if let Some(failure) = found.failure {
         return Err(UsageError::new(failure).into());
     }
     let device = doctor::machine::resolve(config.run.device);
-    if let Some(refused) = doctor::unsupported(config, device).into_iter().next() {
+    if let Some(refused) = doctor::unsupported(&config, device).into_iter().next() {
         return Err(UsageError::new(refused).into());
     }
-    if let (Some(shape), Some(there)) = (found.shape, doctor::machine::device_memory(device)) {
-        let need = doctor::memory::estimate(&shape, config);
-        if let Some(message) = doctor::shortage(&need, there, config) {
-            return Err(UsageError::new(message).into());
-        }
+    let Some(shape) = found.shape else { return Ok(config) };
+    let there = doctor::machine::device_memory(device);
+    let config = doctor::memory::planned(&shape, &config, there);
+    let need = doctor::memory::estimate(&shape, &config);
+    match there.and_then(|there| doctor::shortage(&need, there, &config)) {
+        Some(message) => Err(UsageError::new(message).into()),
+        None => Ok(config),
     }
-    Ok(())
 }
 
 /// The checkpoint that `--resume` means: itself, or the newest of a run folder.
@@ -232,47 +232,6 @@ fn checkpoint_of(resume: &Path) -> Result<PathBuf> {
         let message = "there is no checkpoint to resume from; the run stopped before its first one";
         UsageError::new(format!("--resume {}: {message}", resume.display())).into()
     })
-}
-
-/// The policy as training begins: with fresh adapters, if it is to train those.
-fn load_policy(config: &Config, device: &Device) -> Result<Policy> {
-    let policy = Policy::load(&config.model.path, config.model.dtype, device)?;
-    if policy.model.lora().is_some() {
-        let path = &config.model.path;
-        let message = "a folder of adapters is no start; export it to a whole model (trainer export) and give that";
-        return Err(UsageError::new(format!("model.path = \"{path}\": {message}")).into());
-    }
-    match &config.model.lora {
-        Some(lora) => policy.with_adapters(lora, config.run.seed),
-        None => Ok(policy),
-    }
-}
-
-/// The policy before training, where a KL to it is measured or penalised: the weights under the adapters, or a copy. A
-/// copy of a large model is bf16.
-fn reference(model: &Qwen2, config: &Config) -> Result<Option<Qwen2>> {
-    if !config.reference.is_used() {
-        return Ok(None);
-    }
-    if model.lora().is_some() {
-        return Ok(Some(model.base()));
-    }
-    let large = model.config().parameters() > doctor::memory::NARROW_REFERENCE_ABOVE;
-    let dtype = if large { DType::BF16 } else { model.weights()[0].1.dtype() };
-    Ok(Some(model.frozen_copy(dtype)?))
-}
-
-/// Fills in the size of a micro-batch where the settings leave it to the memory that is there.
-fn plan_memory(config: &mut Config) {
-    if config.model.micro_batch_tokens.is_some() {
-        return;
-    }
-    let device = doctor::machine::resolve(config.run.device);
-    if let (Some(shape), Some(there)) =
-        (doctor::policy::find(&config.model.path).shape, doctor::machine::device_memory(device))
-    {
-        config.model.micro_batch_tokens = Some(doctor::memory::plan(&shape, config, there.available));
-    }
 }
 
 fn restore(policy: &Policy, optimizer: &mut AdamW, from: &Path) -> Result<()> {

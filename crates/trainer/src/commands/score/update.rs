@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use model::{Qwen2, weights};
+use model::Qwen2;
 use sampler::{Finish, Rollout};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,6 +17,7 @@ use crate::doctor;
 use crate::learn::{Group, Learned, Learner};
 use crate::metrics::LearningFigures;
 use crate::optimizer::AdamW;
+use crate::policy::Policy;
 
 /// The rollouts of one problem, owned.
 struct Recorded {
@@ -70,10 +71,10 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
         return Err(UsageError::new(refused).into());
     }
     export::check_out(out)?;
-    let policy = ready::load(&args.model, config.model.dtype, args.device)?;
+    let policy = ready::load(&args.model, config.model.dtype, args.device)?.to_train(&config)?;
     let groups = groups(args, &policy.model)?;
     let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
-    let reference = reference(args, &config, &policy.model)?;
+    let reference = reference(args, &config, &policy)?;
     let schedule = config.schedule.budget()?;
     let rate = config.optimizer.rate(schedule.total_steps())?;
     let borrowed: Vec<Group> = groups.iter().map(Recorded::group).collect();
@@ -85,20 +86,19 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
         largest_budget: schedule.largest(),
     };
     let learned = learner.step(&borrowed, |update| rate.at_share(update, 0.0))?;
-    weights::save_folder(&policy.model, &policy.files, out, policy.model.variables()[0].1.dtype())?;
+    policy.save(out)?;
     optimizer.save(&out.join(OPTIMIZER_FILE))?;
     print(&format!("{}\n", serde_json::to_string(&Figures::new(learned))?))
 }
 
 /// `--reference`, or else the policy as it is, where its KL is asked for.
-fn reference(args: &ScoreArgs, config: &Config, policy: &Qwen2) -> Result<Option<Qwen2>> {
-    if config.reference.kl_beta == 0.0 && config.reference.track == 0.0 {
-        return Ok(None);
-    }
-    let Some(name) = &args.reference else { return Ok(Some(policy.frozen_copy()?)) };
+fn reference(args: &ScoreArgs, config: &Config, policy: &Policy) -> Result<Option<Qwen2>> {
+    let Some(name) = args.reference.as_ref().filter(|_| config.reference.is_used()) else {
+        return policy.reference(config);
+    };
     let reference =
         ready::load(name, config.model.dtype, args.device).with_context(|| format!("--reference {name}"))?;
-    if reference.model.config().vocab_size != policy.config().vocab_size {
+    if reference.model.config().vocab_size != policy.model.config().vocab_size {
         let message = "has another vocabulary than the model; give the policy that it was trained from";
         return Err(UsageError::new(format!("--reference {name}: {message}")).into());
     }
