@@ -51,7 +51,7 @@ BASE = {
     "loss.advantage": "group",
     "loss.entropy_bonus": 0.0,
     "loss.importance_cap": "none",
-    "optimizer.learning_rate": 1e-2,
+    "optimizer.learning_rate": 3e-3,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0.0,
     "optimizer.beta1": 0.9,
@@ -66,7 +66,7 @@ BASE = {
 CASES = {
     "base": {},
     "clip": {"loss.clip_low": 0.05, "loss.clip_high": 0.5},
-    "dual_clip": {"loss.dual_clip": 1.5},
+    "dual_clip": {"loss.dual_clip": 1.2},
     "aggregation_sequence": {"loss.aggregation": "sequence"},
     "aggregation_constant": {"loss.aggregation": "constant"},
     "advantage_group_mean": {"loss.advantage": "group-mean"},
@@ -360,7 +360,9 @@ def random_weights(generator):
 
     def tensor(name, shape):
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return 1 + 0.2 * noise if name.endswith("norm.weight") else 0.5 * noise
+        if name.endswith("norm.weight"):
+            return 1 + 0.2 * noise
+        return noise if "embed" in name else 0.3 * noise
 
     return {name: rounded(tensor(name, shape)) for name, shape in shapes().items()}
 
@@ -410,6 +412,7 @@ def write_json(path, value):
 
 
 def main():
+    torch.set_num_threads(1)
     for seed in range(100):
         try:
             weights, reference, rows = recorded(seed)

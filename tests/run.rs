@@ -124,6 +124,29 @@ fn every_loss_option_trains() {
     }
 }
 
+/// Groups without signal make room for others, which are sampled, counted and paid for, and come again after a resume.
+#[test]
+fn groups_without_signal_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    // Short budgets, so that many groups have no right response.
+    let few = ["--set", "schedule.cycle_steps=2", "--set", "sampler.prompts_per_step=4"];
+    let more = [&few[..], &["--set", "sampler.resample_tries=3"]].concat();
+    let dropped = run(folder.path().join("dropped"), &few);
+    let replaced = run(folder.path().join("replaced"), &more);
+    let (dropped, rows_replaced) = (rows(&dropped, "metrics.jsonl"), rows(&replaced, "metrics.jsonl"));
+    let used = |row: &Value| row["groups_used"].as_u64().unwrap();
+    let tokens = |rows: &[Value]| rows[0]["tokens_total"].as_u64().unwrap();
+    assert!(used(&dropped[0]) < 4, "nothing to replace: {}", dropped[0]);
+    assert!(used(&rows_replaced[0]) > used(&dropped[0]), "{}", rows_replaced[0]);
+    assert!(rows_replaced.iter().all(|row| used(row) <= 4));
+    assert!(tokens(&rows_replaced) > tokens(&dropped), "replacements are paid for");
+
+    let again = run(folder.path().join("again"), &more);
+    let first = again.join("checkpoints/step-000001");
+    run(again.clone(), &[&more[..], &["--resume", first.to_str().unwrap()]].concat());
+    assert_same(&replaced, &again);
+}
+
 #[test]
 fn equal_rollout_tokens_end_a_run() {
     let folder = tempfile::tempdir().unwrap();

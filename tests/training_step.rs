@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, safetensors};
 use serde_json::{Map, Value};
 
-use crate::program::{stdout, trainer};
+use crate::program::{refusal, stdout, trainer, write};
 
 /// Of a figure, its own size; of a tensor, its largest magnitude.
 const TOLERANCE: f64 = 1e-5;
@@ -94,9 +94,31 @@ fn a_training_step_equals_pytorchs_for_every_option() {
     for ((deviation, what), kind) in worst.iter().zip(["figures", "weights", "first moments", "changes"]) {
         println!("{kind}: {deviation:.1e} ({what})");
     }
-    // The gradient of a key's bias is a difference of almost equal sums, and a change is a small part of its weight: of
-    // both, f32 keeps fewer digits.
-    for ((deviation, what), tolerance) in worst.iter().zip([TOLERANCE, TOLERANCE, 1e-4, 1e-3]) {
+    // A change is a small part of its weight: f32 keeps fewer of its digits.
+    for ((deviation, what), tolerance) in worst.iter().zip([TOLERANCE, TOLERANCE, TOLERANCE, 1e-3]) {
         assert!(*deviation <= tolerance, "{what} is off by {deviation:e}");
     }
+}
+
+#[test]
+fn a_rollout_that_cannot_be_trained_on_is_refused_by_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = r#"{"group":1,"prompt_ids":[2],"response_ids":[4],"logprobs":[-1.0],"reward":1}"#;
+    for (bad, expected) in [
+        (r#"{"prompt_ids":[2],"response_ids":[4],"logprobs":[-1.0],"reward":1}"#, "there is no `group`"),
+        (r#"{"group":1,"prompt_ids":[2],"response_ids":[4],"logprobs":[-1.0]}"#, "`reward` must be a number"),
+        (r#"{"group":1,"prompt_ids":[2],"response_ids":[4],"logprobs":[],"reward":1}"#, "of the 1 response tokens"),
+        (r#"{"group":1,"prompt_ids":[2],"response_ids":[],"logprobs":[],"reward":1}"#, "response_ids is empty"),
+        (r#"{"group":1,"prompt_ids":[3],"response_ids":[4],"logprobs":[-1.0],"reward":1}"#, "different prompts"),
+        (r#"{"group":1,"prompt_ids":[2],"response_ids":[4],"logprobs":[-1],"reward":1,"kept":1}"#, "`kept` must be"),
+    ] {
+        let file = write(&folder, "rows.jsonl", &format!("{good}\n{bad}\n"));
+        let out = folder.path().join("out");
+        let arguments = arguments(&data(), Path::new(&file), &out);
+        let message = refusal(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), 2);
+        assert!(message.contains(&format!("{file}:2: ")) && message.contains(expected), "{bad}: {message}");
+        assert!(!out.exists(), "{bad}: something was written");
+    }
+    let message = refusal(&["score", "--model", "embedded", "--data", "x", "--set", "loss.clip_low=0.1"], 2);
+    assert!(message.contains("give --update"), "{message}");
 }
