@@ -55,7 +55,7 @@ impl Policy {
     pub fn to_train(self, config: &Config) -> Result<Self> {
         if self.model.lora().is_some() {
             let message = "a folder of adapters is no start; export it to a whole model (trainer export) and give that";
-            return Err(UsageError::new(format!("model.path = \"{}\": {message}", self.source)).into());
+            return Err(UsageError::new(format!("{}: {message}", self.source)).into());
         }
         match &config.model.lora {
             Some(lora) => self.with_adapters(lora, config.run.seed),
