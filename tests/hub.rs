@@ -1,6 +1,7 @@
 //! Models by their Hub id: what the program does with the Hub's environment, against a Hub on loopback.
 
 #[path = "../crates/model/tests/hub/server.rs"]
+#[allow(dead_code, reason = "the tests of `model` let it fail in more ways")]
 mod server;
 
 use std::fs;
