@@ -32,7 +32,7 @@ fn the_built_in_files_resolve() {
     assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 30));
     assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 160));
     assert_eq!((countdown.sampler.prompts_per_step, countdown.sampler.group_size), (24, 8));
-    assert_eq!(countdown.optimizer.learning_rate, 1.5e-4);
+    assert_eq!(countdown.optimizer.learning_rate, 2e-4);
 
     let (_folder, path) = file(SIRI_1_5B);
     let siri = Config::resolve(Some(&path), &[], &Overrides::default()).unwrap();
@@ -97,7 +97,7 @@ fn a_file_for_another_model_fills_over_the_papers_settings() {
     assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (1e-6, 16384));
     let (_folder, path) = file("run.seed = 4\n");
     let config = Config::resolve(Some(&path), &[], &Overrides::default()).unwrap();
-    assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (1.5e-4, 448));
+    assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (2e-4, 448));
 }
 
 #[test]
