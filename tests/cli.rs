@@ -123,7 +123,7 @@ fn the_schedule_takes_settings_and_draws() {
     let mut arguments = vec!["schedule", "--svg", svg.to_str().unwrap()];
     arguments.extend(sets);
     let output = trainer(&arguments);
-    assert_eq!(stdout(&output), "step,cycle,phase,budget\n0,1,compress,160\n1,1,compress,160\n2,1,expand,448\n");
+    assert_eq!(stdout(&output), "step,cycle,phase,budget\n0,1,compress,128\n1,1,compress,128\n2,1,expand,448\n");
     assert!(fs::read_to_string(&svg).unwrap().trim_start().starts_with("<svg"));
 }
 

@@ -29,10 +29,10 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn the_built_in_files_resolve() {
     let countdown = Config::countdown();
-    assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 30));
-    assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 160));
-    assert_eq!((countdown.sampler.prompts_per_step, countdown.sampler.group_size), (24, 8));
-    assert_eq!(countdown.optimizer.learning_rate, 1.5e-4);
+    assert_eq!((countdown.schedule.cycles, countdown.schedule.cycle_steps), (3, 28));
+    assert_eq!((countdown.schedule.l_max, countdown.schedule.l_min), (448, 128));
+    assert_eq!((countdown.sampler.prompts_per_step, countdown.sampler.group_size), (32, 8));
+    assert_eq!(countdown.optimizer.learning_rate, 2e-4);
 
     let (_folder, path) = file(SIRI_1_5B);
     let siri = Config::resolve(Some(&path), &[], &Overrides::default()).unwrap();
@@ -86,7 +86,7 @@ fn later_layers_win() {
     assert_eq!(config.schedule.cycles, 7, "the flag");
     assert_eq!(config.schedule.cycle_steps, 12, "the last --set");
     assert_eq!((config.schedule.l_max, config.run.seed), (400, 9), "the file");
-    assert_eq!(config.schedule.l_min, 160, "the built-in file");
+    assert_eq!(config.schedule.l_min, 128, "the built-in file");
     assert_eq!(config.run.out, Some("here".into()));
 }
 
@@ -97,7 +97,7 @@ fn a_file_for_another_model_fills_over_the_papers_settings() {
     assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (1e-6, 16384));
     let (_folder, path) = file("run.seed = 4\n");
     let config = Config::resolve(Some(&path), &[], &Overrides::default()).unwrap();
-    assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (1.5e-4, 448));
+    assert_eq!((config.optimizer.learning_rate, config.schedule.l_max), (2e-4, 448));
 }
 
 #[test]
@@ -278,13 +278,13 @@ fn a_value_out_of_range_is_refused() {
 fn keys_that_contradict_each_other_are_refused() {
     for (set, message) in [
         ("schedule.l_min=449", "schedule.l_min = 449: l_min (449) must not be above l_max (448)"),
-        ("schedule.l_max=100", "schedule.l_max = 100: l_min (160) must not be above l_max (100)"),
+        ("schedule.l_max=100", "schedule.l_max = 100: l_min (128) must not be above l_max (100)"),
         ("reference.kl_beta=0.1", "reference.kl_beta = 0.1: a KL penalty"),
-        ("optimizer.updates_per_step=25", "optimizer.updates_per_step = 25: 25 updates cannot share the 24 groups"),
+        ("optimizer.updates_per_step=33", "optimizer.updates_per_step = 33: 33 updates cannot share the 32 groups"),
         ("sampler.prompts_per_step=0", "sampler.prompts_per_step = 0: must be at least 1"),
         (
-            "optimizer.warmup_steps=90",
-            "optimizer.warmup_steps = 90: a warm-up of 90 updates leaves none of the run's 90",
+            "optimizer.warmup_steps=84",
+            "optimizer.warmup_steps = 84: a warm-up of 84 updates leaves none of the run's 84",
         ),
         ("schedule.kind=staged", "schedule.kind = \"staged\": schedule.stages = []: kind = \"staged\" needs"),
         ("schedule.stages=[[0, 8]]", "schedule.stages = [[0, 8]]: schedule.stages has 1 entries: only kind"),
@@ -293,7 +293,7 @@ fn keys_that_contradict_each_other_are_refused() {
         assert!(found.starts_with(&format!("--set: {message}")), "{found}");
     }
     assert!(resolve(&["reference.kl_beta=0.1", "reference.track=1"]).is_ok());
-    assert!(resolve(&["optimizer.warmup_steps=90", "optimizer.decay=constant"]).is_ok());
+    assert!(resolve(&["optimizer.warmup_steps=84", "optimizer.decay=constant"]).is_ok());
 }
 
 #[test]

@@ -183,15 +183,15 @@ mod tests {
     #[test]
     fn budgets_are_those_of_their_names() {
         let Config { schedule, .. } = Config::countdown();
-        assert_eq!((schedule.l_max, schedule.l_min, schedule.cycles * schedule.cycle_steps), (448, 160, 90));
+        assert_eq!((schedule.l_max, schedule.l_min, schedule.cycles * schedule.cycle_steps), (448, 128, 84));
         assert_eq!(budgets(Curriculum::ConstantLargest, &[0, 12, 200]), [448; 3]);
-        assert_eq!(budgets(Curriculum::ConstantSmallest, &[0, 12, 200]), [160; 3]);
+        assert_eq!(budgets(Curriculum::ConstantSmallest, &[0, 12, 200]), [128; 3]);
         // A third of 448 is 149.3, two thirds 298.7.
-        assert_eq!(budgets(Curriculum::Staged, &[0, 29, 30, 59, 60, 200]), [150, 150, 299, 299, 448, 448]);
-        // 288 tokens over 89 steps: 3.2 a step.
-        assert_eq!(budgets(Curriculum::Linear, &[0, 1, 89, 90, 200]), [448, 445, 160, 160, 160]);
-        assert_eq!(budgets(Curriculum::Cosine, &[0, 15]), [448, 160]);
-        assert_eq!(budgets(Curriculum::Stair, &[0, 14, 15, 29, 105]), [160, 160, 448, 448, 448]);
+        assert_eq!(budgets(Curriculum::Staged, &[0, 27, 28, 55, 56, 200]), [150, 150, 299, 299, 448, 448]);
+        // 320 tokens over 83 steps: 3.9 a step.
+        assert_eq!(budgets(Curriculum::Linear, &[0, 1, 83, 84, 200]), [448, 444, 128, 128, 128]);
+        assert_eq!(budgets(Curriculum::Cosine, &[0, 14]), [448, 128]);
+        assert_eq!(budgets(Curriculum::Stair, &[0, 13, 14, 27, 98]), [128, 128, 448, 448, 448]);
     }
 
     #[test]
