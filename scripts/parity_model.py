@@ -7,9 +7,13 @@
     /tmp/parity/bin/python scripts/parity_model.py FOLDER DATA.jsonl
 
 Both compute in f32 on the CPU. `trainer score` scores every token but the first of the first --rows texts (a row's
-question and answer); `trainer generate --temperature 0` answers the first --prompts questions, --new-tokens tokens
-each. With --other FOLDER, transformers loads that folder instead: an export of what FOLDER holds. Exits with 1 when a
-log-prob differs by more than --tolerance or a response differs at all.
+question and answer, or a row that `trainer generate --data` wrote); `trainer generate --temperature 0` answers the first
+--prompts questions, --new-tokens tokens each. With --other FOLDER, transformers loads that folder instead: an export of
+what FOLDER holds. Exits with 1 when a log-prob differs by more than --tolerance or a response differs at all.
+
+    trainer generate --model CHECKPOINT --data countdown --problems 16 > samples.jsonl
+    trainer export CHECKPOINT OUT --dtype f32 --file-bytes 1000000
+    /tmp/parity/bin/python scripts/parity_model.py CHECKPOINT samples.jsonl --other OUT --prompts 0 --tolerance 1e-5
 """
 
 import argparse
@@ -38,14 +42,13 @@ def run(args, *arguments):
     return lines(done.stdout.decode())
 
 
-def scored_rows(args, tokenizer, data):
-    if args.random_tokens:
-        torch.manual_seed(1)
-        made = [torch.randint(len(tokenizer), (n % args.random_tokens + 2,)).tolist() for n in range(0, 37 * args.rows, 37)]
-    else:
-        texts = [f"{first(r, QUESTION)}\n{first(r, ANSWER)}" for r in data[: args.rows]]
-        made = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    return [{"prompt_ids": ids[:1], "response_ids": ids[1:]} for ids in made]
+def token_ids(tokenizer, row):
+    """A text to score: a question and its answer, or a prompt in its template and a response."""
+    if "response" in row:
+        message = [{"role": "user", "content": row["prompt"]}]
+        prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return list(prompt) + tokenizer.encode(row["response"], add_special_tokens=False)
+    return tokenizer.encode(f"{first(row, QUESTION)}\n{first(row, ANSWER)}", add_special_tokens=False)
 
 
 QUESTION = ("problem", "question", "prompt")
@@ -108,14 +111,14 @@ def main():
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--random-tokens", type=int, metavar="N", help="score random tokens, up to N a row, not the texts")
     parser.add_argument("--trainer", default=PROGRAM)
     args = parser.parse_args()
     data = lines(pathlib.Path(args.data).read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(args.other or args.folder)
     with tempfile.TemporaryDirectory() as work:
         path = pathlib.Path(work) / "rows.jsonl"
-        rows = scored_rows(args, tokenizer, data)
+        texts = [token_ids(tokenizer, row) for row in data[: args.rows]]
+        rows = [{"prompt_ids": ids[:1], "response_ids": ids[1:]} for ids in texts]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         scored = run(args, "score", "--model", args.folder, "--device", "cpu", "--data", path)
         generated = []

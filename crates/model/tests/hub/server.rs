@@ -107,6 +107,8 @@ fn listen(state: Arc<Mutex<State>>, storage: Option<String>) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let (state, storage) = (state.clone(), storage.clone());
+            // An answer is written in pieces, each of which would wait for the last one's acknowledgement.
+            stream.set_nodelay(true).unwrap();
             // A client that hangs up is part of the tests.
             std::thread::spawn(move || while matches!(answer(&stream, &state, storage.as_deref()), Ok(true)) {});
         }
