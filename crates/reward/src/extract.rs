@@ -73,7 +73,7 @@ fn spoken(response: &str, prompt_opens_thought: bool) -> Spoken<'_> {
 }
 
 /// The content of the last box, or of the last boxes when they are enumerated together.
-fn boxed(text: &str) -> Option<String> {
+pub(crate) fn boxed(text: &str) -> Option<String> {
     let boxes = boxes(text);
     let last = boxes.last()?;
     let mut first = boxes.len() - 1;

@@ -5,7 +5,7 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
-use super::normal::{Normal, NormalError};
+use super::{Normal, NormalError};
 
 /// Largest numerator or denominator, in bits.
 const MAX_BITS: u64 = 8192;
