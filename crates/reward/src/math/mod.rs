@@ -26,8 +26,10 @@ mod unicode;
 mod units;
 mod words;
 
-use crate::extract::boxed;
-use crate::verify::{GoldError, Reason, Verifier};
+use std::borrow::Cow;
+
+use crate::extract::{Policy, boxed, extract};
+use crate::verify::{GoldError, Reason, Verdict, Verifier, judge};
 use equal::{Comparer, Outcome};
 pub use read::MAX_ANSWER_BYTES;
 use read::{Reading, balanced, plain, prepare, read};
@@ -41,6 +43,13 @@ impl Verifier for Math {
     fn check_gold(&self, gold: &str) -> Result<(), GoldError> {
         let text = prepare_gold(gold);
         gold_reading(gold, &text, &mut Comparer::default()).map(|_| ())
+    }
+
+    fn grade_with(&self, gold: &str, response: &str, policy: &Policy) -> Verdict {
+        // A response that went through a string literal: all of its backslashes are doubled.
+        let doubled = response.contains("\\\\boxed{") && !response.replace("\\\\", "").contains("\\boxed{");
+        let response = if doubled { Cow::Owned(response.replace("\\\\", "\\")) } else { Cow::Borrowed(response) };
+        judge(self, gold, &extract(&response, policy))
     }
 
     fn compare(&self, gold: &str, answer: &str) -> Reason {
@@ -101,7 +110,7 @@ fn small_integer(text: &str) -> Option<i64> {
 }
 
 /// A gold may be a solution's last step, with the answer in its box.
-fn prepare_gold(gold: &str) -> std::borrow::Cow<'_, str> {
+fn prepare_gold(gold: &str) -> Cow<'_, str> {
     let text = prepare(gold);
     match text.contains("\\boxed").then(|| boxed(&text)).flatten() {
         Some(inner) => inner.into(),

@@ -271,11 +271,21 @@ impl Lexer<'_> {
             "inf" | "infty" | "infinity" | "oo" => self.push(Token::Infinity),
             _ => match function(word) {
                 Some(name) => self.push(Token::Function(name)),
+                // `NO` and `CD` are segments; `10 AM` is a time.
+                None if word.len() <= 3 && word == word.to_uppercase() && !self.is_half_day(word) => self.letters(word),
                 None if word.chars().nth(3).is_some() || is_short_word(&lower) => self.push(Token::Text(lower)),
                 // `xpi` and `2asin` are no words of ours: letters side by side are a product.
-                None => word.chars().for_each(|letter| self.push(Token::Name(letter.to_string()))),
+                None => self.letters(word),
             },
         }
+    }
+
+    fn letters(&mut self, word: &str) {
+        word.chars().for_each(|letter| self.push(Token::Name(letter.to_string())));
+    }
+
+    fn is_half_day(&self, word: &str) -> bool {
+        matches!(word, "AM" | "PM") && matches!(self.last(), Some(Token::Number { .. }))
     }
 }
 

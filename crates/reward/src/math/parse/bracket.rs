@@ -6,7 +6,7 @@ use crate::math::lex::Token;
 use crate::math::tree::Node;
 
 impl Parser {
-    /// `{…}`: one value, or a set without its backslashes.
+    /// `{…}`: one value, or several whose braces do not show.
     pub(super) fn group(&mut self) -> Parsed<Node> {
         let mut items = self.list()?;
         let infix = self.peek().cloned();
@@ -20,7 +20,7 @@ impl Parser {
             });
         }
         self.expect(&Token::EndGroup, "an open brace")?;
-        Ok(if items.len() == 1 { items.remove(0) } else { Node::Set(items) })
+        Ok(if items.len() == 1 { items.remove(0) } else { Node::List(items) })
     }
 
     pub(super) fn bracket(&mut self, open: char) -> Parsed<Node> {
@@ -37,7 +37,8 @@ impl Parser {
             let name = name.clone();
             items = self.list()?;
             if let [condition @ Node::Relation(..)] = items.as_slice() {
-                items = vec![Node::Relation(Box::new(Node::Ratio { parts: vec![name, condition.clone()], clock: false }), Vec::new())];
+                let parts = vec![name, condition.clone()];
+                items = vec![Node::Relation(Box::new(Node::Ratio { parts, clock: false }), Vec::new())];
             } else {
                 return syntax("a set without its condition");
             }

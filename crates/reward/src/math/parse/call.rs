@@ -34,7 +34,7 @@ impl Parser {
             arguments.push(match self.primary()? {
                 // `\sin\{x\}`.
                 Node::Set(mut items) if items.len() == 1 => items.remove(0),
-                Node::Set(items) if many => return Ok(Node::Call(name, items)),
+                Node::Set(items) | Node::List(items) if many => return Ok(Node::Call(name, items)),
                 argument => argument,
             });
         } else {

@@ -179,8 +179,8 @@ impl Parser {
         let mut left = self.intersection()?;
         loop {
             if self.take(&Token::Union) {
-                let right = self.intersection()?;
-                left = match left {
+                let right = as_set(self.intersection()?);
+                left = match as_set(left) {
                     Node::Union(mut parts) => {
                         parts.push(right);
                         Node::Union(parts)
@@ -194,7 +194,7 @@ impl Parser {
                 if self.parts > MAX_PARTS {
                     return Err(ParseError::Budget("more than 4000 parts"));
                 }
-                left = Node::Without(Box::new(left), Box::new(right));
+                left = Node::Without(Box::new(as_set(left)), Box::new(as_set(right)));
             } else {
                 return Ok(left);
             }
@@ -206,7 +206,11 @@ impl Parser {
         while self.take(&Token::Intersection) {
             parts.push(self.modulo()?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Node::Intersection(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Node::Intersection(parts.into_iter().map(as_set).collect())
+        })
     }
 
     /// A sum, maybe with `\bmod n`, `\pmod{n}` or `(mod n)` after it.
@@ -225,5 +229,13 @@ impl Parser {
             return Ok(value);
         };
         Ok(Node::Call("mod", vec![value, modulus]))
+    }
+}
+
+/// `{1, 2}` without backslashes beside a set operator is a set.
+fn as_set(node: Node) -> Node {
+    match node {
+        Node::List(items) => Node::Set(items),
+        other => other,
     }
 }

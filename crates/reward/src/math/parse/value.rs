@@ -192,8 +192,15 @@ impl Parser {
     pub(super) fn argument(&mut self) -> Parsed<Node> {
         if let Some(Lexed { token: Token::Number { digits, decimals: None, exponent: 0 }, .. }) =
             self.tokens.get_mut(self.at)
-            && digits.len() > 1
         {
+            if digits.len() == 1 {
+                // Not by way of `number`: in `\sum^3_{k=1}` the subscript is the sum's.
+                let value = number(digits, 0, 0);
+                self.descend()?;
+                self.depth -= 1;
+                self.at += 1;
+                return Ok(Node::Number { value, decimals: None });
+            }
             let rest = digits.split_off(1);
             let first = std::mem::replace(digits, rest);
             self.descend()?;
