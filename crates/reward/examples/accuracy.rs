@@ -160,7 +160,14 @@ fn read(file: &str) -> Result<Vec<Case>, String> {
             None => VerifierKind::Math,
         };
         let id = row["id"].as_str().map_or_else(|| at.clone(), str::to_owned);
-        cases.push(Case { id, group: field("group")?, kind, gold: field("gold")?, response: field("response")?, expected });
+        cases.push(Case {
+            id,
+            group: field("group")?,
+            kind,
+            gold: field("gold")?,
+            response: field("response")?,
+            expected,
+        });
     }
     Ok(cases)
 }

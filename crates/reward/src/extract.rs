@@ -15,6 +15,16 @@ pub enum Fallback {
     Standard,
 }
 
+impl Fallback {
+    /// The name that results carry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Standard => "standard",
+        }
+    }
+}
+
 /// How an answer is taken from a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {

@@ -18,8 +18,19 @@ fn after_hashes(text: &str) -> Option<String> {
 
 /// What leads to an answer, lower case.
 const PHRASES: [&str; 13] = [
-    "answer is", "answer:", "answer**:", "answer:**", "answer\u{ff1a}", "answers are", "答案是", "答案为", "答案\u{ff1a}", "答案:",
-    "réponse:", "respuesta:", "antwort:",
+    "answer is",
+    "answer:",
+    "answer**:",
+    "answer:**",
+    "answer\u{ff1a}",
+    "answers are",
+    "答案是",
+    "答案为",
+    "答案\u{ff1a}",
+    "答案:",
+    "réponse:",
+    "respuesta:",
+    "antwort:",
 ];
 
 /// "The answer is 42." and "Answer: 42".
@@ -67,8 +78,12 @@ fn is_prose(text: &str) -> bool {
 /// A response of one line without words.
 fn whole_formula(text: &str) -> Option<String> {
     let line = text.trim();
-    let words = || line.split(|c: char| !c.is_alphabetic() && c != '\\').any(|word| word.chars().nth(1).is_some() && !word.starts_with('\\'));
-    let formula = line.len() <= 200 && !line.contains(['\n', '$']) && !line.contains("\\(") && !line.contains("\\[") && !words();
+    let words = || {
+        line.split(|c: char| !c.is_alphabetic() && c != '\\')
+            .any(|word| word.chars().nth(1).is_some() && !word.starts_with('\\'))
+    };
+    let formula =
+        line.len() <= 200 && !line.contains(['\n', '$']) && !line.contains("\\(") && !line.contains("\\[") && !words();
     (formula && line.contains(|c: char| c.is_ascii_digit())).then(|| line.trim_end_matches('.').to_owned())
 }
 

@@ -21,6 +21,8 @@ mod numeric;
 mod parse;
 mod read;
 mod spelling;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unicode;
 mod units;
@@ -73,8 +75,7 @@ impl Verifier for Math {
         let mut reason = compare_sides(&mut comparer, &gold_side, &Side::read(&answer_text, true));
         // `100,200` is one number or two: equal readings on both sides are equal answers.
         if reason == Reason::Wrong && gold_text.contains(',') && answer_text.contains(',') {
-            reason =
-                compare_sides(&mut comparer, &Side::read(&gold_text, false), &Side::read(&answer_text, false));
+            reason = compare_sides(&mut comparer, &Side::read(&gold_text, false), &Side::read(&answer_text, false));
         }
         if reason != Reason::Correct
             && let Some((letter, rest)) = choice(&answer_text)
@@ -86,6 +87,17 @@ impl Verifier for Math {
             return if correct { Reason::Correct } else { reason };
         }
         reason
+    }
+}
+
+/// Whether an answer is read as a formula. What is none is compared as words.
+///
+/// # Errors
+/// What keeps it from being one.
+pub fn form(answer: &str) -> Result<(), String> {
+    match read(&prepare(answer), true) {
+        Reading::Tree(_) => Ok(()),
+        Reading::Text(problem) | Reading::TooLarge(problem) => Err(problem),
     }
 }
 

@@ -60,8 +60,21 @@ pub(super) fn read(text: &str, grouped_thousands: bool) -> Reading {
 /// digits stays: `1 23` is not `12 3`.
 pub(super) fn plain(text: &str) -> String {
     const NOISE: [&str; 15] = [
-        "\\left", "\\right", "\\textbf", "\\textit", "\\textrm", "\\text", "\\mathrm", "\\mbox", "\\displaystyle",
-        "\\,", "\\ ", "\\!", "$", "{", "}",
+        "\\left",
+        "\\right",
+        "\\textbf",
+        "\\textit",
+        "\\textrm",
+        "\\text",
+        "\\mathrm",
+        "\\mbox",
+        "\\displaystyle",
+        "\\,",
+        "\\ ",
+        "\\!",
+        "$",
+        "{",
+        "}",
     ];
     let mut folded = text.to_owned();
     for noise in NOISE {
@@ -108,10 +121,7 @@ mod tests {
     fn escaped_backslashes_are_halved() {
         assert_eq!(prepare("\\\\frac{1}{2}"), "\\frac{1}{2}");
         assert_eq!(prepare("\\begin{matrix} a \\\\b \\end{matrix}"), "\\begin{matrix} a \\\\b \\end{matrix}");
-        assert_eq!(
-            prepare("\\\\begin{matrix} a \\\\\\\\ b \\\\end{matrix}"),
-            "\\begin{matrix} a \\\\ b \\end{matrix}"
-        );
+        assert_eq!(prepare("\\\\begin{matrix} a \\\\\\\\ b \\\\end{matrix}"), "\\begin{matrix} a \\\\ b \\end{matrix}");
         assert_eq!(prepare("1 \\\\ 2"), "1 \\\\ 2");
     }
 

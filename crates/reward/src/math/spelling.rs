@@ -52,7 +52,9 @@ mod tests {
 
     #[test]
     fn choices() {
-        for text in ["(B) 12", "\\textbf{(B)}\\ 12", "\\textbf{(B) }12", "\\text{(B) 12}", "B. 12", "B) 12", "\\textbf{(B)} 12"] {
+        for text in
+            ["(B) 12", "\\textbf{(B)}\\ 12", "\\textbf{(B) }12", "\\text{(B) 12}", "B. 12", "B) 12", "\\textbf{(B)} 12"]
+        {
             assert_eq!(choice(text), Some(('B', "12")), "{text}");
         }
         for text in ["(B)", "B", "(B, C)", "B:C", "\\text{B or D}", "12", "(x) 12", ""] {

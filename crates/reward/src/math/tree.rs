@@ -108,9 +108,7 @@ impl Node {
             | Self::Ratio { parts, .. }
             | Self::Tuple { items: parts, .. } => parts.iter().collect(),
             Self::Matrix(rows) => rows.iter().flatten().collect(),
-            Self::Relation(first, rest) => {
-                std::iter::once(&**first).chain(rest.iter().map(|(_, side)| side)).collect()
-            }
+            Self::Relation(first, rest) => std::iter::once(&**first).chain(rest.iter().map(|(_, side)| side)).collect(),
             Self::Number { .. }
             | Self::Based { .. }
             | Self::Name(_)

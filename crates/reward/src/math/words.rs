@@ -6,7 +6,8 @@ use super::tree::Relation;
 /// Words of two or three letters that are no product of variables.
 const SHORT_WORDS: [&str; 41] = [
     "cm", "mm", "km", "kg", "mg", "ft", "mph", "lbs", "lb", "oz", "ml", "hr", "hrs", "min", "sec", "mi", "yd", "deg",
-    "yes", "no", "odd", "gal", "rpm", "usd", "sun", "mon", "tue", "dne", "all", "red", "day", "one", "two", "six", "ten", "per", "am", "pm", "sq", "rad", "not",
+    "yes", "no", "odd", "gal", "rpm", "usd", "sun", "mon", "tue", "dne", "all", "red", "day", "one", "two", "six",
+    "ten", "per", "am", "pm", "sq", "rad", "not",
 ];
 
 /// Whether letters are a word rather than a product of variables.
@@ -79,7 +80,8 @@ pub(super) fn command_token(name: &str) -> Option<Token> {
         "R" | "Reals" | "reals" => Token::Name("\\mathbb{R}".to_owned()),
         "Z" => Token::Name("\\mathbb{Z}".to_owned()),
         "N" => Token::Name("\\mathbb{N}".to_owned()),
-        "angle" | "measuredangle" | "triangle" | "partial" | "nabla" | "square" | "Box" | "cdots" | "ldots" | "dots" => Token::Name(format!("\\{name}")),
+        "angle" | "measuredangle" | "triangle" | "partial" | "nabla" | "square" | "Box" | "cdots" | "ldots"
+        | "dots" => Token::Name(format!("\\{name}")),
         "emptyset" | "varnothing" => Token::Empty,
         "euro" => Token::Currency("€"),
         "pounds" => Token::Currency("£"),

@@ -2,6 +2,7 @@
 
 use super::relation::Definition;
 use super::{Comparer, Outcome};
+use crate::math::numeric::real_value;
 use crate::math::tree::Node;
 
 impl Comparer {
@@ -88,10 +89,14 @@ impl Comparer {
                 if *c || *d || a.len() != b.len() {
                     return self.ordered(a, b);
                 }
-                let (first, other) = (&a[0], &b[0]);
+                // Crosswise with a part that is not zero on either side: `0:0` is no multiple of `1:2`.
+                let zero = |node: &Node| real_value(node) == Some(0.0);
+                let Some(pivot) = a.iter().position(|part| !zero(part)).filter(|&at| !zero(&b[at])) else {
+                    return self.ordered(a, b);
+                };
                 let cross = |x: &Node, y: &Node| Node::Product(vec![x.clone(), y.clone()]);
-                self.all(a.iter().zip(b).skip(1), |comparer, (x, y)| {
-                    comparer.compare(&cross(x, other), &cross(y, first))
+                self.all(a.iter().zip(b), |comparer, (x, y)| {
+                    comparer.compare(&cross(x, &b[pivot]), &cross(y, &a[pivot]))
                 })
             }
             (Node::Ratio { parts, clock: false }, value) | (value, Node::Ratio { parts, clock: false }) => {

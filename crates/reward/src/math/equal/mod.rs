@@ -121,7 +121,9 @@ fn describes_set(node: &Node) -> bool {
         Node::Union(_) | Node::Intersection(_) | Node::Without(..) => true,
         Node::Name(name) => name == sets::REALS,
         Node::Relation(_, rest) => rest.iter().any(|(relation, _)| *relation != Relation::Equal),
-        Node::List(parts) => parts.len() > 1 && parts.iter().all(|part| matches!(part, Node::Relation(..)) && describes_set(part)),
+        Node::List(parts) => {
+            parts.len() > 1 && parts.iter().all(|part| matches!(part, Node::Relation(..)) && describes_set(part))
+        }
         _ => false,
     }
 }

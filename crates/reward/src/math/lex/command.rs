@@ -20,8 +20,10 @@ impl<'a> Lexer<'a> {
             | "mathit" | "mathsf" | "rm" | "operatorname" | "boldsymbol" | "bf" | "hbox" | "textnormal" | "emph"
             | "bm" | "pmb" | "it" | "textup" | "mathop" => return self.text(),
             "mathbb" | "mathcal" | "mathscr" | "mathfrak" | "Bbb" => return self.lettering("mathbb"),
-            "overline" | "bar" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "widetilde" | "overleftrightarrow"
-            | "overarc" | "dot" | "ddot" | "underline" | "wideparen" => return self.lettering(accent(name)),
+            "overline" | "bar" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "widetilde"
+            | "overleftrightarrow" | "overarc" | "dot" | "ddot" | "underline" | "wideparen" => {
+                return self.lettering(accent(name));
+            }
             "begin" => return self.begin(),
             "end" => {
                 self.braced()?;
@@ -196,12 +198,57 @@ impl<'a> Lexer<'a> {
 fn is_blank(name: &str) -> bool {
     matches!(
         name,
-        "bigl" | "bigr" | "Bigl" | "Bigr" | "big" | "Big" | "bigg" | "Bigg" | "biggl" | "biggr" | "Biggl" | "Biggr"
-            | "bigm" | "displaystyle" | "textstyle" | "scriptstyle" | "scriptscriptstyle" | "limits" | "nolimits"
-            | "quad" | "qquad" | "nonumber" | "notag" | "boxed" | "fbox" | "middle" | "enspace" | "thinspace"
-            | "enskip" | "space" | "hfill" | "newline" | "par" | "smallskip" | "centering" | "large" | "Large"
-            | "small" | "normalsize" | "strut" | "mathstrut" | "ensuremath" | "mathord" | "mathrel" | "mathbin"
-            | "negthinspace" | "medspace" | "thickspace" | "noindent" | "allowbreak" | "hline"
+        "bigl"
+            | "bigr"
+            | "Bigl"
+            | "Bigr"
+            | "big"
+            | "Big"
+            | "bigg"
+            | "Bigg"
+            | "biggl"
+            | "biggr"
+            | "Biggl"
+            | "Biggr"
+            | "bigm"
+            | "displaystyle"
+            | "textstyle"
+            | "scriptstyle"
+            | "scriptscriptstyle"
+            | "limits"
+            | "nolimits"
+            | "quad"
+            | "qquad"
+            | "nonumber"
+            | "notag"
+            | "boxed"
+            | "fbox"
+            | "middle"
+            | "enspace"
+            | "thinspace"
+            | "enskip"
+            | "space"
+            | "hfill"
+            | "newline"
+            | "par"
+            | "smallskip"
+            | "centering"
+            | "large"
+            | "Large"
+            | "small"
+            | "normalsize"
+            | "strut"
+            | "mathstrut"
+            | "ensuremath"
+            | "mathord"
+            | "mathrel"
+            | "mathbin"
+            | "negthinspace"
+            | "medspace"
+            | "thickspace"
+            | "noindent"
+            | "allowbreak"
+            | "hline"
     )
 }
 

@@ -46,7 +46,8 @@ impl Normalizer {
             None => {
                 let references: Vec<&Quotient> = values.iter().collect();
                 // A base that is not known here stays with its logarithm.
-                let name = if name == "log" && values.len() == 1 && self.log_base == LogBase::Natural { "ln" } else { name };
+                let name =
+                    if name == "log" && values.len() == 1 && self.log_base == LogBase::Natural { "ln" } else { name };
                 self.opaque(name, &references)
             }
         }
@@ -145,7 +146,9 @@ impl Normalizer {
         let mut total = Quotient::rational(BigRational::zero());
         for &(number, power) in monomial {
             match self.atoms.get(number as usize) {
-                Some(Atom::E) => total = self.add(&total, &Quotient::rational(BigRational::from_integer(power.into())))?,
+                Some(Atom::E) => {
+                    total = self.add(&total, &Quotient::rational(BigRational::from_integer(power.into())))?
+                }
                 Some(Atom::Root(radicand, degree)) => {
                     parts.push((radicand.clone(), BigRational::new(power.into(), (*degree).into())));
                 }

@@ -23,7 +23,7 @@ const AGREEMENT: i32 = PRECISION as i32 - 80;
 /// Most bits of all literals: two different values with no more are unlikely to agree in [`AGREEMENT`] bits.
 const MAX_LITERAL_BITS: u64 = 200;
 /// Steps of the budget for one node in 320 bits.
-const PRECISE_STEPS: usize = 40;
+const PRECISE_STEPS: usize = 80;
 
 /// What numbers say about two values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,8 @@ pub(super) fn agree(gold: &Node, answer: &Node, budget: &mut Budget) -> Agreemen
     let size = gold.size() + answer.size();
     let names = gold.has_names() || answer.has_names();
     let mut conventions = vec![false];
-    let rational_power = |node: &Node| matches!(node, Node::Power(_, exponent) if matches!(&**exponent, Node::Product(_)));
+    let rational_power =
+        |node: &Node| matches!(node, Node::Power(_, exponent) if matches!(&**exponent, Node::Product(_)));
     if gold.any(&rational_power) || answer.any(&rational_power) {
         conventions.push(true);
     }

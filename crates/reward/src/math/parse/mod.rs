@@ -206,11 +206,7 @@ impl Parser {
         while self.take(&Token::Intersection) {
             parts.push(self.modulo()?);
         }
-        Ok(if parts.len() == 1 {
-            parts.remove(0)
-        } else {
-            Node::Intersection(parts.into_iter().map(as_set).collect())
-        })
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Node::Intersection(parts.into_iter().map(as_set).collect()) })
     }
 
     /// A sum, maybe with `\bmod n`, `\pmod{n}` or `(mod n)` after it.

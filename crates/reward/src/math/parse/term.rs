@@ -167,9 +167,7 @@ impl Parser {
                     unit_name(word)
                 }
                 // The letter after `km/`.
-                Some(Token::Name(letter))
-                    if parts.last().is_some_and(|part| part == "/") && is_unit_letter(letter) =>
-                {
+                Some(Token::Name(letter)) if parts.last().is_some_and(|part| part == "/") && is_unit_letter(letter) => {
                     letter.to_lowercase()
                 }
                 _ => break,

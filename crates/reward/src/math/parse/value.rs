@@ -59,9 +59,7 @@ impl Parser {
 
     /// The raised letters of `4^{\text{th}}`.
     fn ordinal_power(&mut self) -> bool {
-        let suffix = |token: Option<&Token>| {
-            matches!(token, Some(Token::Text(word)) if matches!(word.as_str(), "st" | "nd" | "rd" | "th"))
-        };
+        let suffix = |token: Option<&Token>| matches!(token, Some(Token::Text(word)) if matches!(word.as_str(), "st" | "nd" | "rd" | "th"));
         let length = match (self.peek(), self.peek_at(2)) {
             (token, _) if suffix(token) => 1,
             (Some(Token::Group), Some(Token::EndGroup)) if suffix(self.peek_at(1)) => 3,
