@@ -43,7 +43,7 @@ pub struct Math;
 
 impl Verifier for Math {
     fn check_gold(&self, gold: &str) -> Result<(), GoldError> {
-        let text = prepare_gold(gold);
+        let text = unboxed(gold);
         gold_reading(gold, &text, &mut Comparer::default()).map(|_| ())
     }
 
@@ -58,7 +58,7 @@ impl Verifier for Math {
         if let (Some(gold), Some(answer)) = (small_integer(gold), small_integer(answer)) {
             return if gold == answer { Reason::Correct } else { Reason::Wrong };
         }
-        let gold_text = prepare_gold(gold);
+        let gold_text = unboxed(gold);
         let mut comparer = Comparer::default();
         let gold_reading = match gold_reading(gold, &gold_text, &mut comparer) {
             Ok(reading) => reading,
@@ -67,7 +67,7 @@ impl Verifier for Math {
         if answer.len() > MAX_ANSWER_BYTES {
             return too_large(&format!("more than {MAX_ANSWER_BYTES} bytes"));
         }
-        let answer_text = prepare(answer);
+        let answer_text = unboxed(answer);
         if gold_text == answer_text || is_comma_decimal(&gold_text, &answer_text) {
             return Reason::Correct;
         }
@@ -95,7 +95,7 @@ impl Verifier for Math {
 /// # Errors
 /// What keeps it from being one.
 pub fn form(answer: &str) -> Result<(), String> {
-    match read(&prepare(answer), true) {
+    match read(&unboxed(answer), true) {
         Reading::Tree(_) => Ok(()),
         Reading::Text(problem) | Reading::TooLarge(problem) => Err(problem),
     }
@@ -121,8 +121,8 @@ fn small_integer(text: &str) -> Option<i64> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// A gold may be a solution's last step, with the answer in its box.
-fn prepare_gold(gold: &str) -> Cow<'_, str> {
+/// The prepared text; a gold may be a solution's last step, with the answer in its box.
+fn unboxed(gold: &str) -> Cow<'_, str> {
     let text = prepare(gold);
     match text.contains("\\boxed").then(|| boxed(&text)).flatten() {
         Some(inner) => inner.into(),

@@ -89,9 +89,9 @@ fn integer(n: i64, out: &mut Cases) {
     out.other("with pi", format!("{n} + \\pi"));
     out.other("both ends", format!("[{n}, {n}.5)"));
     out.other("false chain", format!("{} = {n}", n + 1));
-    out.other("variable", format!("{n} x"));
     out.other("next of a billionth", format!("{n}.000000001"));
     if n != 0 {
+        out.other("variable", format!("{n} x"));
         out.other("negated", format!("-({n})"));
         out.other("both signs", format!("\\pm {}", n.unsigned_abs()));
         out.other("ten times", format!("{n}0"));
