@@ -20,7 +20,11 @@ pub(super) fn choice(text: &str) -> Option<(char, &str)> {
         };
     }
     let rest = rest.trim_start_matches(['~', ' ']).trim_start_matches("\\ ").trim_start_matches("\\quad").trim();
-    (spaced && !rest.is_empty()).then_some((letter, rest))
+    // `(B) + 1` is a sum.
+    let sum = ["+", "- ", "^", "/", "=", "*", "!", ",", "\\cdot", "\\times", "<", ">"]
+        .iter()
+        .any(|sign| rest.starts_with(sign));
+    (spaced && !sum && !rest.is_empty()).then_some((letter, rest))
 }
 
 /// The letter of a gold that is nothing but a choice.
@@ -57,7 +61,7 @@ mod tests {
         {
             assert_eq!(choice(text), Some(('B', "12")), "{text}");
         }
-        for text in ["(B)", "B", "(B, C)", "B:C", "\\text{B or D}", "12", "(x) 12", ""] {
+        for text in ["(B)", "B", "(B, C)", "(B) + 1", "B:C", "\\text{B or D}", "12", "(x) 12", ""] {
             assert_eq!(choice(text), None, "{text}");
         }
         assert_eq!(lone_letter("\\text{(B)}"), Some('B'));

@@ -180,6 +180,9 @@ fn tuple(gold: &str) -> Option<(&str, Vec<&str>, &str)> {
     let (open, inner) = inner?;
     let (inner, close) =
         inner.strip_suffix(')').map(|i| (i, ")")).or_else(|| inner.strip_suffix(']').map(|i| (i, "]")))?;
+    if inner.contains(['(', ')']) {
+        return None;
+    }
     let items: Vec<&str> = inner.split(',').map(str::trim).collect();
     let plain = items.len() > 1 && items.iter().all(|item| is_value(item) || item.parse::<f64>().is_ok());
     plain.then_some((open, items, close))
@@ -209,14 +212,17 @@ fn point(open: &str, items: &[&str], close: &str, out: &mut Cases) {
 fn is_value(gold: &str) -> bool {
     let blocked = [
         "text", "=", "<", ">", "infty", "le", "ge", "in", "pm", "begin", "cup", "cap", "%", "circ", "\\$", "_", "math",
-        "|", "!", "dots", ":", ";", "'", "mbox", "&", "sum", "equiv", "or", "^{th", "box", "\\\\", "cdots", "~",
+        "|", "!", "dots", ":", ";", "'", "mbox", "&", "sum", "equiv", "or", "^{th", "box", "\\\\", "cdots", "~", "and",
     ];
     let lettered = |text: &str| text.chars().any(|c| c.is_alphanumeric());
     let functions =
         gold.replace("\\sin", "").replace("\\tan", "").replace("\\pi", "").replace("\\frac", "").replace("\\sqrt", "");
     let functions = functions.replace("\\left", "").replace("\\right", "").replace("\\cdot", "").replace("\\times", "");
     let letters = functions.split(|c: char| !c.is_ascii_alphabetic()).all(|word| word.len() <= 3);
+    let lone = gold.len() == 1 && gold.chars().all(|c| c.is_ascii_uppercase());
     lettered(gold)
+        && !lone
+        && gold.matches('.').count() < 2
         && letters
         && !blocked.iter().any(|symbol| functions.contains(symbol))
         && !gold.contains(',')

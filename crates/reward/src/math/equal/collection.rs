@@ -59,9 +59,19 @@ impl Comparer {
         self.all(items.iter().zip(parts), |comparer, (a, b)| comparer.compare(a, b))
     }
 
-    /// A row or a column of a matrix against a tuple.
+    /// A row or a column of a matrix against a tuple, and `[[1, 2], [3, 4]]` against a whole one.
     pub(super) fn vectors(&mut self, rows: &[Vec<Node>], other: &Node) -> Outcome {
-        let Some(('(', ')', items)) = tuple(other) else { return Outcome::Different };
+        let Some((open, close, items)) = tuple(other) else { return Outcome::Different };
+        let inner = |item: &'_ Node| matches!(item, Node::Tuple { open: '[', close: ']', .. });
+        if items.iter().all(inner) && rows.len() == items.len() {
+            return self.all(rows.iter().zip(items), |comparer, (row, item)| match tuple(item) {
+                Some((_, _, cells)) => comparer.ordered(row, cells),
+                None => Outcome::Different,
+            });
+        }
+        if !matches!((open, close), ('(', ')') | ('[', ']')) {
+            return Outcome::Different;
+        }
         let cells: Vec<&Node> = match rows {
             [row] => row.iter().collect(),
             column if column.iter().all(|row| row.len() == 1) => column.iter().flatten().collect(),

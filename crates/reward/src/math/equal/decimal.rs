@@ -10,6 +10,8 @@ use crate::math::tree::Node;
 
 /// Least significant digits of a decimal that may stand for a number no decimal states exactly.
 const LONG_DECIMAL: usize = 10;
+/// Least places after the point of such a decimal.
+const MIN_PLACES: usize = 6;
 /// The relative error of a value in f64, at most.
 const FLOAT_ERROR: f64 = 1e-14;
 
@@ -17,17 +19,19 @@ const FLOAT_ERROR: f64 = 1e-14;
 pub(super) fn rounds(gold: &Node, answer: &Node, g: &Quotient, a: &Quotient) -> bool {
     match (decimal(gold), decimal(answer)) {
         // The gold was rounded: an exact value answers it if it rounds to it.
-        (Some((rounded, places)), None) if places >= 2 => match a.as_rational() {
+        (Some((rounded, places)), None) if places >= 2 && !answer.any(&is_decimal) => match a.as_rational() {
             Some(exact) if exact.is_integer() => false,
             Some(exact) => (exact - rounded).abs() <= half_unit(places),
             None => within(answer, &rounded, places, 0.5),
         },
         // The answer is a long decimal of a value that has no finite one: its last digit may be cut off.
-        (None, Some((rounded, places))) if significant(&rounded, places) >= LONG_DECIMAL => match g.as_rational() {
-            Some(exact) if is_terminating(&exact) => false,
-            Some(exact) => (exact - rounded).abs() <= half_unit(places) * BigInt::from(2),
-            None => within(gold, &rounded, places, 1.0),
-        },
+        (None, Some((rounded, places))) if places >= MIN_PLACES && significant(&rounded, places) >= LONG_DECIMAL => {
+            match g.as_rational() {
+                Some(exact) if is_terminating(&exact) => false,
+                Some(exact) => (exact - rounded).abs() <= half_unit(places) * BigInt::from(2),
+                None => within(gold, &rounded, places, 1.0),
+            }
+        }
         _ => false,
     }
 }
@@ -43,6 +47,10 @@ fn within(exact: &Node, rounded: &BigRational, places: usize, units: f64) -> boo
     let error = exact.abs() * FLOAT_ERROR;
     // Beyond sixteen digits f64 decides as far as it sees; before that the decimal is the coarser one.
     (exact - rounded).abs() <= slack.max(error)
+}
+
+fn is_decimal(node: &Node) -> bool {
+    matches!(node, Node::Number { decimals: Some(_), .. })
 }
 
 /// The digits of a decimal literal: its value, and the number of places.

@@ -81,7 +81,10 @@ impl Comparer {
         }
         match agree(gold, answer, &mut self.normalizer.budget) {
             Agreement::Equal => Outcome::Equal,
-            Agreement::Different => Outcome::Different,
+            Agreement::Different => match self.normalizer.unevaluated {
+                Some(limit) => Outcome::Budget(limit),
+                None => Outcome::Different,
+            },
             Agreement::OverBudget => Outcome::Budget("too much to evaluate"),
         }
     }

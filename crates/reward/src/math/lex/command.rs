@@ -144,6 +144,7 @@ impl<'a> Lexer<'a> {
         match lower.as_str() {
             "" => self.spaced = true,
             "and" | "or" => self.push(Token::Separator),
+            ":" => self.push(Token::Colon),
             "mod" => self.push(Token::Modulo),
             _ if words.chars().all(|c| c.is_alphabetic() || matches!(c, ' ' | '.' | '-' | '/' | '(' | ')')) => {
                 match function(words) {

@@ -257,6 +257,13 @@ impl Lexer<'_> {
         let length: usize = self.rest.chars().take_while(|c| c.is_alphabetic()).map(char::len_utf8).sum();
         let (word, rest) = self.rest.split_at(length);
         self.rest = rest;
+        let half_day =
+            matches!(word, "a" | "p" | "A" | "P") && rest.get(..2).is_some_and(|m| m.eq_ignore_ascii_case(".m"));
+        if half_day && matches!(self.last(), Some(Token::Number { .. })) {
+            let rest = &rest[2..];
+            self.rest = rest.strip_prefix('.').unwrap_or(rest);
+            return self.push(Token::Text(format!("{}m", word.to_lowercase())));
+        }
         if word.chars().nth(1).is_none() {
             return self.push(Token::Name(word.to_owned()));
         }

@@ -41,6 +41,9 @@ impl Normalizer {
             ("log", [base, x]) => self.logarithm_to(base, x)?,
             _ => None,
         };
+        if matches!(name, "factorial" | "binomial") && values.iter().all(|value| value.as_rational().is_some()) {
+            self.unevaluated = Some("a factorial or binomial over 500");
+        }
         match exact {
             Some(value) => Ok(value),
             None => {

@@ -82,6 +82,8 @@ pub(super) struct Normalizer {
     numbers: HashMap<Atom, u32>,
     pub(super) budget: Budget,
     pub(super) log_base: LogBase,
+    /// What was left as it stands because its value is too large, so that only the same is known to be equal.
+    pub(super) unevaluated: Option<&'static str>,
 }
 
 impl Normalizer {

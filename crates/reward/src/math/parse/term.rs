@@ -91,6 +91,7 @@ impl Parser {
                         let whole = factors.pop().unwrap_or_else(|| Node::integer(0));
                         factors.push(Node::Sum(vec![whole, fraction]));
                     }
+                    None if self.may_multiply() => factors.push(self.factor()?),
                     None => return syntax("two numbers without an operator"),
                 },
                 Some(Token::Fraction) if self.mixes(&factors) => {
@@ -125,6 +126,15 @@ impl Parser {
     fn mixes(&self, factors: &[Node]) -> bool {
         let literal = matches!(self.previous(), Some(Token::Number { .. }));
         literal && matches!(factors, [Node::Number { decimals: None, .. }])
+    }
+
+    /// Whether a number here is a factor, as in `n 2^{n-2}` and `9! 8!`: not after another number.
+    fn may_multiply(&self) -> bool {
+        match self.previous() {
+            Some(Token::Pi | Token::Bang | Token::Close(_)) => true,
+            Some(Token::Name(_) | Token::EndGroup) => self.tokens[self.at].spaced,
+            _ => false,
+        }
     }
 
     /// The fraction of `1 3/4`, if that is what follows.

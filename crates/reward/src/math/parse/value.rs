@@ -1,6 +1,6 @@
 //! Factors: literals, names, powers, roots and what follows a value.
 
-use super::{ParseError, Parsed, Parser, syntax};
+use super::{Parsed, Parser, syntax};
 use crate::math::lex::{Lexed, Token, number, repeating};
 use crate::math::tree::Node;
 use crate::math::units::{negate, number_word, with_unit};
@@ -174,6 +174,8 @@ impl Parser {
                     Some(value) => text.push_str(&value.to_string()),
                     None => text.push_str(word),
                 },
+                // `101_{(2)}`.
+                Some(Token::Open('(') | Token::Close(')')) if groups > 0 => {}
                 Some(Token::Plus) if groups > 0 => text.push('+'),
                 Some(Token::Minus) if groups > 0 => text.push('-'),
                 Some(Token::Separator) if groups > 0 => text.push(','),
@@ -227,7 +229,10 @@ impl Parser {
                     degree = match u32::try_from(value.to_integer()) {
                         Ok(degree @ 2..=32) => degree,
                         Ok(0 | 1) => return syntax("a root of degree below 2"),
-                        _ => return Err(ParseError::Budget("a root of degree over 32")),
+                        _ => {
+                            symbolic = Some(written.clone());
+                            2
+                        }
                     };
                 }
                 _ => symbolic = Some(written),
