@@ -91,9 +91,12 @@ fn run() -> Result<(), String> {
     let verdicts_of = || rows.iter().map(|&(kind, gold, response)| grade(kind, gold, response, &policy));
     let verdicts: Vec<Verdict> = verdicts_of().collect();
     let start = ProcessTime::now();
-    let mut graded = 0;
+    let mut graded = 0u64;
     for _ in 0..options.repeat {
-        graded += verdicts_of().filter(|v| std::hint::black_box(v).correct || true).count();
+        for verdict in verdicts_of() {
+            std::hint::black_box(verdict);
+            graded += 1;
+        }
     }
     let seconds = start.elapsed().as_secs_f64();
 

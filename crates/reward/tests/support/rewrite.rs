@@ -37,12 +37,21 @@ pub fn rewrites(gold: &str) -> Vec<Made> {
 struct Cases(Vec<Made>);
 
 impl Cases {
-    fn same(&mut self, rule: &'static str, answer: String) {
+    fn same(&mut self, rule: &'static str, answer: String) -> &mut Self {
         self.0.push(Made { rule, answer, right: true });
+        self
     }
 
-    fn other(&mut self, rule: &'static str, answer: String) {
+    fn other(&mut self, rule: &'static str, answer: String) -> &mut Self {
         self.0.push(Made { rule, answer, right: false });
+        self
+    }
+
+    /// Keeps the case just made only where it `holds`.
+    fn when(&mut self, holds: bool) {
+        if !holds {
+            self.0.pop();
+        }
     }
 }
 
@@ -50,7 +59,7 @@ fn grouped(n: i64, separator: &str) -> String {
     let digits = n.unsigned_abs().to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push_str(separator);
         }
         out.push(digit);
@@ -65,7 +74,7 @@ fn integer(n: i64, out: &mut Cases) {
     out.same("sum", format!("{} + 1", n - 1));
     out.same("doubled and halved", format!("\\frac{{{}}}{{2}}", 2 * n));
     out.same("unit", format!("{n}\\text{{ cm}}"));
-    out.same("square", format!("\\sqrt{{{}}}", i128::from(n).pow(2))).when(n >= 0 && n < 1 << 60, out);
+    out.same("square", format!("\\sqrt{{{}}}", i128::from(n).pow(2))).when((0..1 << 60).contains(&n));
     out.same("scientific", format!("{n} \\times 10^0"));
     out.same("chain", format!("{} \\cdot 2 - {n} = {n}", n));
     out.same("approximate comment", format!("{n} \\approx {n}.01"));
@@ -75,7 +84,7 @@ fn integer(n: i64, out: &mut Cases) {
         {
             out.same(rule, grouped(n, separator));
         }
-        out.other("point as comma", grouped(n, ".")).when(n.unsigned_abs() < 1_000_000, out);
+        out.other("point as comma", grouped(n, ".")).when(n.unsigned_abs() < 1_000_000);
     }
     out.other("next", (n + 1).to_string());
     out.other("previous", (n - 1).to_string());
@@ -103,19 +112,6 @@ fn integer(n: i64, out: &mut Cases) {
         out.other("squared", format!("({n})^2"));
         out.other("root", format!("\\sqrt{{{}}}", n.unsigned_abs()));
         out.other("base", format!("{}_{{7}}", n.unsigned_abs() + 1));
-    }
-}
-
-trait When {
-    fn when(self, holds: bool, out: &mut Cases);
-}
-
-impl When for () {
-    /// Keeps the case just made only where it `holds`.
-    fn when(self, holds: bool, out: &mut Cases) {
-        if !holds {
-            out.0.pop();
-        }
     }
 }
 
@@ -151,9 +147,9 @@ fn quotient(sign: &str, p: i64, q: i64, out: &mut Cases) {
     out.same("over", format!("{sign}{{{p} \\over {q}}}"));
     out.same("nested", format!("{sign}\\frac{{1}}{{\\frac{{{q}}}{{{p}}}}}"));
     out.same("named", format!("P = {sign}\\frac{{{p}}}{{{q}}}"));
-    out.same("ratio", format!("{p}:{q}")).when(sign.is_empty(), out);
-    out.same("mixed", format!("{sign}{}\\frac{{{}}}{{{q}}}", p / q, p % q)).when(p > q && p % q > 0, out);
-    out.same("mixed in words", format!("{sign}{} {}/{q}", p / q, p % q)).when(p > q && p % q > 0, out);
+    out.same("ratio", format!("{p}:{q}")).when(sign.is_empty());
+    out.same("mixed", format!("{sign}{}\\frac{{{}}}{{{q}}}", p / q, p % q)).when(p > q && p % q > 0);
+    out.same("mixed in words", format!("{sign}{} {}/{q}", p / q, p % q)).when(p > q && p % q > 0);
     let shared = gcd(p, q);
     if (p - q).abs() != 0 {
         out.other("inverted", format!("{sign}\\frac{{{q}}}{{{p}}}"));
@@ -163,9 +159,8 @@ fn quotient(sign: &str, p: i64, q: i64, out: &mut Cases) {
     out.other("negated", format!("-({sign}\\frac{{{p}}}{{{q}}})"));
     out.other("numerator alone", format!("{sign}{p}"));
     out.other("misread mixed", format!("{sign}{p}\\frac{{1}}{{{q}}}"));
-    out.other("two places", format!("{sign}{:.2}", p as f64 / q as f64)).when(!ends_in(p / shared, q / shared, 2), out);
-    out.other("four places", format!("{sign}{:.4}", p as f64 / q as f64))
-        .when(!ends_in(p / shared, q / shared, 4), out);
+    out.other("two places", format!("{sign}{:.2}", p as f64 / q as f64)).when(!ends_in(p / shared, q / shared, 2));
+    out.other("four places", format!("{sign}{:.4}", p as f64 / q as f64)).when(!ends_in(p / shared, q / shared, 4));
     out.other("root below", format!("{sign}\\frac{{{p}}}{{\\sqrt{{{q}}}}}"));
 }
 
@@ -199,13 +194,12 @@ fn point(open: &str, items: &[&str], close: &str, out: &mut Cases) {
     out.other("dropped", format!("{open}{}{close}", items[1..].join(", ")));
     let mut changed: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
     changed[0] = format!("{} + 1", changed[0]);
-    out.other("first more", format!("{open}{}{close}", changed.join(", "))).when(!items[0].contains("infty"), out);
+    out.other("first more", format!("{open}{}{close}", changed.join(", "))).when(!items[0].contains("infty"));
     let reversed: Vec<&str> = items.iter().rev().copied().collect();
     let number = |item: &str| item.parse::<i64>().ok();
     let told = items.iter().all(|item| number(item).is_some()) && reversed != items;
-    out.other("reversed", format!("{open}{}{close}", reversed.join(", "))).when(told, out);
-    out.other("other end", format!("{open}{joined}{}", if close == ")" { "]" } else { ")" }))
-        .when(items.len() == 2, out);
+    out.other("reversed", format!("{open}{}{close}", reversed.join(", "))).when(told);
+    out.other("other end", format!("{open}{joined}{}", if close == ")" { "]" } else { ")" })).when(items.len() == 2);
 }
 
 /// A single algebraic value, by its symbols.
@@ -248,8 +242,8 @@ fn value(gold: &str, out: &mut Cases) {
     out.other("hedge", format!("{gold} \\text{{ or }} ({gold}) + 1"));
     out.other("list", format!("{gold}, 1 + ({gold})"));
     let zero = gold.trim() == "0";
-    out.other("doubled", format!("2({gold})")).when(!zero, out);
-    out.other("negated", format!("-({gold})")).when(!zero, out);
-    out.other("imaginary", format!("({gold}) i")).when(!zero, out);
-    out.other("a billionth larger", format!("({gold}) \\cdot (1 + 10^{{-9}})")).when(!zero, out);
+    out.other("doubled", format!("2({gold})")).when(!zero);
+    out.other("negated", format!("-({gold})")).when(!zero);
+    out.other("imaginary", format!("({gold}) i")).when(!zero);
+    out.other("a billionth larger", format!("({gold}) \\cdot (1 + 10^{{-9}})")).when(!zero);
 }
