@@ -64,10 +64,10 @@ impl Verifier for Math {
             Ok(reading) => reading,
             Err(error) => return Reason::BadGold(error),
         };
-        if answer.len() > MAX_ANSWER_BYTES {
+        let answer_text = unboxed(answer);
+        if answer_text.len() > MAX_ANSWER_BYTES {
             return too_large(&format!("more than {MAX_ANSWER_BYTES} bytes"));
         }
-        let answer_text = unboxed(answer);
         if gold_text == answer_text || is_comma_decimal(&gold_text, &answer_text) {
             return Reason::Correct;
         }
