@@ -1,14 +1,28 @@
 //! The final answer in a whole response: the last boxed text after the thought, or what a fallback finds.
 
+mod fallback;
+
+use fallback::fallback;
+
 /// Where else to look for an answer when nothing is boxed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fallback {
     /// Nowhere: only a boxed answer counts. The choice for training, where a looser rule would be learned.
     #[default]
     None,
-    /// In this order: after the last `####`, after the last "answer is" or "answer:", the last formula
-    /// between math delimiters, the last number.
+    /// In this order: after the last `####`, after the last "answer is" or "answer:", all of a response that is
+    /// one formula, the last formula between math delimiters, the last number.
     Standard,
+}
+
+impl Fallback {
+    /// The name that results carry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Standard => "standard",
+        }
+    }
 }
 
 /// How an answer is taken from a response.
@@ -73,7 +87,7 @@ fn spoken(response: &str, prompt_opens_thought: bool) -> Spoken<'_> {
 }
 
 /// The content of the last box, or of the last boxes when they are enumerated together.
-fn boxed(text: &str) -> Option<String> {
+pub(crate) fn boxed(text: &str) -> Option<String> {
     let boxes = boxes(text);
     let last = boxes.last()?;
     let mut first = boxes.len() - 1;
@@ -168,76 +182,6 @@ fn joins(between: &str) -> bool {
         marks += 1;
     }
     marks > 0
-}
-
-fn fallback(text: &str) -> Option<String> {
-    after_hashes(text).or_else(|| after_phrase(text)).or_else(|| last_formula(text)).or_else(|| last_number(text))
-}
-
-/// GSM8K's form: `#### 42`.
-fn after_hashes(text: &str) -> Option<String> {
-    let start = text.rfind("####")? + 4;
-    let line = text[start..].trim_start().lines().next()?.trim();
-    (!line.is_empty()).then(|| strip_delimiters(line).to_owned())
-}
-
-/// "The answer is 42." and "Answer: 42".
-fn after_phrase(text: &str) -> Option<String> {
-    // ASCII folding keeps every byte where it is.
-    let lower = text.to_ascii_lowercase();
-    let start = ["answer is", "answer:", "answer**:", "answer:**"]
-        .into_iter()
-        .filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len()))
-        .max()?;
-    let rest = text[start..].trim_start_matches([':', '*', ' ', '\n', '\t', '\r']);
-    if let Some(formula) = leading_formula(rest) {
-        return Some(formula.to_owned());
-    }
-    let line = rest.lines().next()?;
-    let sentence = line.find(". ").map_or(line, |end| &line[..end]);
-    let answer = sentence.trim().trim_end_matches(['.', '*', ' ']);
-    (!answer.is_empty()).then(|| answer.to_owned())
-}
-
-const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
-
-fn leading_formula(text: &str) -> Option<&str> {
-    DELIMITERS.into_iter().find_map(|(open, close)| {
-        let inner = text.strip_prefix(open)?;
-        let formula = inner[..inner.find(close)?].trim();
-        (!formula.is_empty()).then_some(formula)
-    })
-}
-
-fn strip_delimiters(text: &str) -> &str {
-    leading_formula(text).unwrap_or(text)
-}
-
-/// The last `$…$`, `\(…\)` or `\[…\]`. An odd dollar sign pairs with the one before it.
-fn last_formula(text: &str) -> Option<String> {
-    let ends = DELIMITERS.into_iter().filter_map(|(open, close)| {
-        let end = text.rfind(close)?;
-        let start = text[..end].rfind(open)? + open.len();
-        let formula = text[start..end].trim();
-        (!formula.is_empty()).then_some((end, formula))
-    });
-    ends.max_by_key(|&(end, _)| end).map(|(_, formula)| formula.to_owned())
-}
-
-fn last_number(text: &str) -> Option<String> {
-    let bytes = text.as_bytes();
-    let end = bytes.iter().rposition(u8::is_ascii_digit)? + 1;
-    let mut start = end;
-    while start > 0 && (bytes[start - 1].is_ascii_digit() || matches!(bytes[start - 1], b'.' | b',' | b'/')) {
-        start -= 1;
-    }
-    let number = text[start..end].trim_start_matches([',', '/']);
-    let before = text[..start].trim_end_matches('\u{2212}');
-    let negative = before.len() < start || text[..start].ends_with('-');
-    // `x-5` and `10-5` end in 5, ` -5` in -5.
-    let signed = negative
-        && !text[..start].trim_end_matches(['-', '\u{2212}']).ends_with(|c: char| c.is_alphanumeric() || c == ')');
-    Some(if signed { format!("-{number}") } else { number.to_owned() })
 }
 
 #[cfg(test)]

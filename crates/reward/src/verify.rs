@@ -170,19 +170,21 @@ pub trait Verifier: Sync {
 
     /// Extracts the answer of a whole response as `policy` says, and judges it.
     fn grade_with(&self, gold: &str, response: &str, policy: &Policy) -> Verdict {
-        match extract(response, policy) {
-            Extracted::Answer(answer) => {
-                let reason = self.compare(gold, &answer);
-                Verdict::new(Some(answer), reason)
-            }
-            Extracted::None => Verdict::new(None, Reason::NoAnswer),
-            Extracted::UnfinishedThought => Verdict::new(None, Reason::UnfinishedThought),
-        }
+        judge(self, gold, &extract(response, policy))
     }
 
     /// Judges a whole response under the default policy: boxed answers only.
     fn grade(&self, gold: &str, response: &str) -> Verdict {
         self.grade_with(gold, response, &Policy::default())
+    }
+}
+
+/// The verdict on what was extracted of a response.
+pub(crate) fn judge<V: Verifier + ?Sized>(verifier: &V, gold: &str, found: &Extracted) -> Verdict {
+    match found {
+        Extracted::Answer(answer) => Verdict::new(Some(answer.clone()), verifier.compare(gold, answer)),
+        Extracted::None => Verdict::new(None, Reason::NoAnswer),
+        Extracted::UnfinishedThought => Verdict::new(None, Reason::UnfinishedThought),
     }
 }
 

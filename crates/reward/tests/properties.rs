@@ -1,7 +1,5 @@
 //! Properties: no input panics or takes long, what is printed is read back, and rewrites keep verdicts.
 
-use std::time::{Duration, Instant};
-
 use num_rational::BigRational;
 use num_traits::Zero;
 use proptest::prelude::*;
@@ -256,52 +254,6 @@ proptest! {
         }
         for other in [format!("{gold} + 1"), format!("{gold} - 10^{{-3}}"), format!("{gold}, {gold}"), format!("({gold}, 1)")] {
             prop_assert!(!math(&gold, &other).correct, "{} and {}", gold, other);
-        }
-    }
-}
-
-#[test]
-fn hostile_answers_end_soon() {
-    let many = |unit: &str, count: usize| unit.repeat(count);
-    let sums: String = (0..500).map(|i| format!("1/{}+", 99_991 - 2 * i)).collect();
-    let roots: String = (0..200).map(|i| format!("\\sqrt{{{}}}+", 99_991 - 2 * i)).collect();
-    let product: String = (0..15).map(|i| format!("(x+y_{i})")).collect();
-    let answers = [
-        "9^{9^{9^9}}".to_owned(),
-        "10^{10^{10}}".to_owned(),
-        "10000000!".to_owned(),
-        many("1/\\binom{499}{250}+", 190) + "1",
-        many("(1.0001)^{500}+", 200) + "1",
-        "(x+1)^{1000000000}".to_owned(),
-        "(a+b+c+d+f+g+h)^{32}".to_owned(),
-        "((((x+y)^9+z)^9+w)^9+u)^9".to_owned(),
-        many("{", 100_000) + "7" + &many("}", 100_000),
-        many("(", 100_000) + &many(")", 100_000),
-        many("\\frac{1}", 1000),
-        many("\\sqrt", 1000) + "2",
-        many("7", 1_000_000),
-        many("\\\\", 500_000),
-        many("-", 4000) + "7",
-        many("x^", 1300) + "2",
-        many("\\pm 1 ", 600),
-        "(".to_owned() + &many("\\pm(", 40) + "1" + &many(")", 41),
-        many("1,", 2000) + "1",
-        many("|", 4000),
-        sums.clone() + "1",
-        roots + "1",
-        product,
-        "\\frac{0}{0}".to_owned(),
-        "\u{0}\u{fffd}NaN".to_owned(),
-    ];
-    for gold in ["7", "x^2", &(sums + "2"), "1,2,3"] {
-        for answer in &answers {
-            let start = Instant::now();
-            let verdict = math(gold, answer);
-            let taken = start.elapsed();
-            let excerpt: String = answer.chars().take(40).collect();
-            assert!(!verdict.correct, "{excerpt}");
-            // Loose, for a busy machine; idle, the slowest takes a few milliseconds.
-            assert!(taken < Duration::from_millis(500), "{excerpt} took {taken:?}");
         }
     }
 }

@@ -58,11 +58,38 @@ pub(super) fn scale(word: &str) -> Option<i64> {
     })
 }
 
-/// Small numbers in words, where one stands alone.
+/// Whole numbers below a hundred in words, where one stands alone.
 pub(super) fn number_word(word: &str) -> Option<i64> {
-    const WORDS: [&str; 13] =
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
-    WORDS.iter().position(|name| *name == word).map(|value| value as i64)
+    const SMALL: [&str; 20] = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+    ];
+    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    let place = |words: &[&str], word: &str| words.iter().position(|name| *name == word).map(|value| value as i64);
+    let tens = |word: &str| place(&TENS, word).map(|value| 10 * value + 20);
+    if let Some((first, second)) = word.split_once(['-', ' ']) {
+        let ones = place(&SMALL, second).filter(|ones| (1..10).contains(ones))?;
+        return Some(tens(first)? + ones);
+    }
+    place(&SMALL, word).or_else(|| tens(word))
 }
 
 /// Words that change what is said about the value before them.
@@ -81,11 +108,19 @@ pub(super) fn unit_name(text: &str) -> String {
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '.');
     for (prefix, power) in [("square ", 2), ("sq ", 2), ("cubic ", 3)] {
         if let Some(unit) = text.strip_prefix(prefix) {
-            return format!("{}^{power}", unit_name(unit));
+            let unit = unit_name(unit);
+            return if unit.is_empty() { unit } else { format!("{unit}^{power}") };
         }
     }
+    if let Some((over, under)) = text.split_once('/').or_else(|| text.split_once(" per "))
+        && !over.is_empty()
+        && !under.is_empty()
+    {
+        let unit = format!("{}/{}", unit_name(over), unit_name(under));
+        return if matches!(unit.as_str(), "mi/h") { "mph".to_owned() } else { unit };
+    }
     let name = match text {
-        "units" | "unit" => "",
+        "units" | "unit" | "square unit" | "square units" | "cubic unit" | "cubic units" => "",
         "dollars" | "dollar" | "usd" | "\\$" => "$",
         "percent" | "per cent" => "%",
         "degrees" | "degree" | "deg" => "°",
@@ -96,7 +131,7 @@ pub(super) fn unit_name(text: &str) -> String {
         "inches" | "inch" | "in" => "in",
         "feet" | "foot" | "ft" => "ft",
         "yards" | "yard" | "yd" => "yd",
-        "miles" | "mile" | "mi" => "mi",
+        "mile" | "miles" | "mi" => "mi",
         "hours" | "hour" | "hr" | "hrs" => "h",
         "minutes" | "minute" | "min" | "mins" => "min",
         "seconds" | "second" | "sec" | "secs" => "s",
@@ -104,7 +139,13 @@ pub(super) fn unit_name(text: &str) -> String {
         "ounces" | "ounce" | "oz" => "oz",
         "kilograms" | "kilogram" | "kgs" => "kg",
         "grams" | "gram" => "g",
-        "miles per hour" | "miles/hour" | "mi/h" => "mph",
+        "a.m" | "am" => "am",
+        "p.m" | "pm" => "pm",
+        "radians" | "radian" | "rad" => "rad",
+        "liters" | "liter" | "litres" | "litre" | "l" => "l",
+        "milliliters" | "milliliter" | "ml" => "ml",
+        "cents" | "cent" | "¢" => "¢",
+        "euros" | "euro" | "eur" => "€",
         other => other.strip_suffix('s').filter(|stem| stem.len() >= 3).unwrap_or(other),
     };
     name.to_owned()
