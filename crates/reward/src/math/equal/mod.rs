@@ -36,12 +36,22 @@ pub(super) struct Comparer {
 }
 
 impl Comparer {
-    /// Whether a gold has a value that can be compared: [`Outcome::Equal`] if so.
+    /// Whether a gold has a value that can be compared, in each of its parts: [`Outcome::Equal`] if so.
     pub(super) fn check(&mut self, gold: &Node) -> Outcome {
-        match self.normalizer.normalize(gold) {
-            Err(NormalError::Undefined) => Outcome::Undefined,
-            Err(NormalError::Budget(limit)) => Outcome::Budget(limit),
-            Ok(_) | Err(NormalError::NotAlgebraic) => Outcome::Equal,
+        match gold {
+            Node::List(parts) | Node::Set(parts) | Node::Tuple { items: parts, .. } => {
+                self.all(parts.iter(), |comparer, part| comparer.check(part))
+            }
+            Node::Matrix(rows) => self.all(rows.iter().flatten(), |comparer, part| comparer.check(part)),
+            Node::Relation(first, rest) => {
+                let sides = std::iter::once(&**first).chain(rest.iter().map(|(_, side)| side));
+                self.all(sides, |comparer, side| comparer.check(side))
+            }
+            value => match self.normalizer.normalize(value) {
+                Err(NormalError::Undefined) => Outcome::Undefined,
+                Err(NormalError::Budget(limit)) => Outcome::Budget(limit),
+                Ok(_) | Err(NormalError::NotAlgebraic) => Outcome::Equal,
+            },
         }
     }
 
