@@ -1,7 +1,7 @@
 //! The work that one verdict may do, whatever its input.
 
 /// Steps of one verdict: an idle core makes them in some ten milliseconds.
-const STEPS: usize = 30_000;
+const STEPS: usize = 20_000;
 
 /// What is left of a verdict's work. A step is a product or sum of small numbers, or something as quick.
 #[derive(Debug)]

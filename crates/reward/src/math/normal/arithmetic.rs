@@ -24,6 +24,24 @@ pub(super) fn cost(value: &BigRational) -> Normal<usize> {
     Ok(1 + (bits as usize / 200).pow(2))
 }
 
+/// `left · right`. The library reduces every product by greatest common divisors, also those of whole numbers,
+/// where the divisor is 1 and finding it takes longer than the product.
+pub(super) fn product(left: &BigRational, right: &BigRational) -> BigRational {
+    if left.is_integer() && right.is_integer() {
+        return BigRational::from_integer(left.numer() * right.numer());
+    }
+    left * right
+}
+
+/// Adds `value` to `total`, as [`product`] multiplies.
+pub(super) fn add_to(total: &mut BigRational, value: BigRational) {
+    if total.is_integer() && value.is_integer() {
+        *total = BigRational::from_integer(total.numer() + value.numer());
+    } else {
+        *total += value;
+    }
+}
+
 /// A power of a bounded size.
 pub(super) fn power_of(base: &BigRational, power: u32) -> Normal<BigRational> {
     let bits = base.numer().bits().max(base.denom().bits());

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use num_rational::BigRational;
 use num_traits::{One, Zero};
 
-use super::arithmetic::{cost, power_of};
+use super::arithmetic::{add_to, cost, power_of, product};
 use super::{Atom, Monomial, Normal, NormalError, Normalizer, Polynomial, Quotient};
 
 pub(super) fn constant(value: BigRational) -> Polynomial {
@@ -59,7 +59,7 @@ impl Normalizer {
                 entry.insert(coefficient);
             }
             Entry::Occupied(mut entry) => {
-                *entry.get_mut() += coefficient;
+                add_to(entry.get_mut(), coefficient);
                 let work = cost(entry.get())?;
                 if entry.get().is_zero() {
                     entry.remove();
@@ -101,9 +101,8 @@ impl Normalizer {
         for (a, x) in left {
             for (b, y) in right {
                 let (monomial, factor) = self.multiply_monomials(a, b)?;
-                let product = x * y;
-                let product = if factor.is_one() { product } else { product * factor };
-                self.add_term(&mut out, monomial, product)?;
+                let coefficient = product(&product(x, y), &factor);
+                self.add_term(&mut out, monomial, coefficient)?;
             }
         }
         Ok(out)
