@@ -2,7 +2,7 @@
 //! them.
 
 use crate::error::{Error, Result};
-use crate::kernels::packed::Packed;
+use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{math, vectorized};
 use crate::ops::{with_elements, with_weights};
@@ -109,7 +109,7 @@ pub(crate) fn pack(parts: &[&Tensor]) -> Result<Packed> {
     let weights = storages.collect::<Result<Vec<Weights>>>()?;
     if narrow {
         let parts: Vec<&[bf16]> = weights.iter().filter_map(Weights::narrow).collect();
-        return Ok(Packed::stack_narrow(&parts, inner));
+        return Ok(Packed::stack_narrow(&parts, inner, Compute::F32));
     }
     let parts: Vec<_> = weights.iter().map(|w| w.widened(0..w.len())).collect();
     Ok(Packed::stack(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), inner))

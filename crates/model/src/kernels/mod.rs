@@ -4,10 +4,13 @@
 //! instruction set (AVX-512, AVX2, NEON, scalar) and picks the widest the CPU has. *Work is cut the same way whatever
 //! the number of threads*, so that a run is bit-identical at one thread and at many.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod decode_attention;
 pub mod gemm;
 pub mod math;
 pub mod packed;
+mod product;
 pub mod weights;
 
 use rayon::prelude::*;

@@ -4,27 +4,44 @@
 //! packed once per weight update, in panels of [`PANEL`] outputs, and each output is summed over `k` in order: a row's
 //! result never depends on the other rows of the batch, which is what makes rollouts independent of batching.
 //!
-//! Weights in bf16 may stay so: a panel is widened when its turn comes, and the product is that of the widened weights.
+//! Weights in bf16 are multiplied in one of two ways, see [`Compute`].
 
-use super::vectorized;
-use super::weights::Element;
+use super::product::Product;
+use super::weights::{Element, rounded};
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
 /// Outputs a panel: two AVX-512 registers, four AVX2 or eight NEON registers.
 pub const PANEL: usize = 32;
 
-/// A matrix `w: [out, k]` packed for `y = x w^T`.
-pub struct Packed {
-    out: usize,
-    k: usize,
-    panels: Panels,
+/// Multiplications of one product from which on the threads share it.
+const SHARED: usize = 1 << 22;
+
+/// What products of bf16 weights are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// The weights are widened, a panel at a time: the product is exact but for the f32 sums.
+    #[default]
+    F32,
+    /// The input is rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
+    Bf16,
 }
 
-/// `[ceil(out / PANEL), k, PANEL]`, zeros beyond `out`.
-enum Panels {
+/// A matrix `w: [out, k]` packed for `y = x w^T`.
+pub struct Packed {
+    pub(super) out: usize,
+    pub(super) k: usize,
+    pub(super) panels: Panels,
+}
+
+/// Zeros beyond `out` and `k`.
+pub(super) enum Panels {
+    /// `[ceil(out / PANEL), k, PANEL]`.
     F32(Vec<f32>),
+    /// The same, to be widened.
     Bf16(Vec<bf16>),
+    /// `[ceil(out / PANEL), ceil(k / 2), PANEL, 2]`, for products in bf16.
+    Pairs(Vec<bf16>),
 }
 
 impl Packed {
@@ -33,7 +50,7 @@ impl Packed {
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
     pub fn stack<T: Element>(parts: &[&[T]], k: usize) -> Self {
-        let (out, panels) = stacked(parts, k, |value| value.widen());
+        let (out, panels) = stacked(parts, k, 1, |value| value.widen());
         Self { out, k, panels: Panels::F32(panels) }
     }
 
@@ -41,9 +58,11 @@ impl Packed {
     ///
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
-    pub fn stack_narrow(parts: &[&[bf16]], k: usize) -> Self {
-        let (out, panels) = stacked(parts, k, |value| value);
-        Self { out, k, panels: Panels::Bf16(panels) }
+    pub fn stack_narrow(parts: &[&[bf16]], k: usize, compute: Compute) -> Self {
+        let run = if compute == Compute::Bf16 { 2 } else { 1 };
+        let (out, panels) = stacked(parts, k, run, |value| value);
+        let panels = if compute == Compute::Bf16 { Panels::Pairs(panels) } else { Panels::Bf16(panels) };
+        Self { out, k, panels }
     }
 
     /// Packs `b: [k, n]`, row-major, for `y = x b`: the transpose of what [`Self::stack`] takes.
@@ -70,7 +89,7 @@ impl Packed {
         self.out
     }
 
-    /// `y[m, out] = x[m, k] w^T`, both row-major, on the calling thread.
+    /// `y[m, out] = x[m, k] w^T`, both row-major; over the thread pool where that helps.
     ///
     /// # Panics
     /// When `x` or `y` is not `m` rows.
@@ -78,20 +97,47 @@ impl Packed {
         let m = x.len() / self.k;
         assert_eq!(x.len(), m * self.k);
         assert_eq!(y.len(), m * self.out);
-        Arch::new().dispatch(Product { w: self, x, y });
+        if m == 0 {
+            return;
+        }
+        let narrow = match self.panels {
+            Panels::Pairs(_) => rounded(x, self.k, 2),
+            _ => Vec::new(),
+        };
+        let product = Product::new(self, x, &narrow, y);
+        let panels = self.out.div_ceil(PANEL);
+        let share = if super::may_fork() && m * self.k * self.out >= SHARED {
+            panels.div_ceil(4 * rayon::current_num_threads())
+        } else {
+            panels
+        };
+        let run = |start: usize| {
+            // SAFETY: each task makes other panels' outputs, which lie in other columns of `y`.
+            unsafe { product.panels(start..panels.min(start + share)) }
+        };
+        if share < panels {
+            (0..panels.div_ceil(share)).into_par_iter().for_each(|task| run(task * share));
+        } else {
+            run(0);
+        }
     }
 
     /// The packed matrix's bytes.
     pub fn bytes(&self) -> usize {
         match &self.panels {
             Panels::F32(panels) => size_of_val(panels.as_slice()),
-            Panels::Bf16(panels) => size_of_val(panels.as_slice()),
+            Panels::Bf16(panels) | Panels::Pairs(panels) => size_of_val(panels.as_slice()),
         }
     }
 }
 
-/// The rows of all parts by panels, with their number.
-fn stacked<T: Copy, U: Copy + Default>(parts: &[&[T]], k: usize, convert: impl Fn(T) -> U) -> (usize, Vec<U>) {
+/// The rows of all parts by panels, `run` neighbours of `k` together, with their number.
+fn stacked<T: Copy, U: Copy + Default>(
+    parts: &[&[T]],
+    k: usize,
+    run: usize,
+    convert: impl Fn(T) -> U,
+) -> (usize, Vec<U>) {
     let rows: Vec<&[T]> = parts
         .iter()
         .flat_map(|part| {
@@ -99,11 +145,12 @@ fn stacked<T: Copy, U: Copy + Default>(parts: &[&[T]], k: usize, convert: impl F
             part.chunks_exact(k)
         })
         .collect();
-    let mut panels = vec![U::default(); rows.len().div_ceil(PANEL) * k * PANEL];
-    for (panel, rows) in panels.chunks_exact_mut(k * PANEL).zip(rows.chunks(PANEL)) {
+    let size = k.next_multiple_of(run) * PANEL;
+    let mut panels = vec![U::default(); rows.len().div_ceil(PANEL) * size];
+    for (panel, rows) in panels.chunks_exact_mut(size).zip(rows.chunks(PANEL)) {
         for (lane, row) in rows.iter().enumerate() {
             for (depth, &value) in row.iter().enumerate() {
-                panel[depth * PANEL + lane] = convert(value);
+                panel[(depth / run * PANEL + lane) * run + depth % run] = convert(value);
             }
         }
     }
@@ -130,132 +177,6 @@ pub fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
         }
     }
     out
-}
-
-struct Product<'a> {
-    w: &'a Packed,
-    x: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl WithSimd for Product<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        // Rows a tile: as many accumulators as the registers hold, beside the panel's row and a broadcast.
-        match S::F32_LANES {
-            16 => self.run::<S, 8, 2>(simd),
-            8 => self.run::<S, 3, 4>(simd),
-            4 => self.run::<S, 3, 8>(simd),
-            _ => self.run_scalar(),
-        }
-    }
-}
-
-impl Product<'_> {
-    #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(mut self, simd: S) {
-        self.each_panel(
-            #[inline(always)]
-            |product, panel, columns| product.panel::<S, ROWS, VECTORS>(simd, panel, columns),
-        );
-    }
-
-    /// Calls `work(self, panel, columns)` for each panel, in f32.
-    #[inline(always)]
-    fn each_panel(&mut self, mut work: impl FnMut(&mut Self, &[f32], std::ops::Range<usize>)) {
-        let Packed { out, k, ref panels } = *self.w;
-        let columns = |p: usize| p * PANEL..out.min((p + 1) * PANEL);
-        match panels {
-            Panels::F32(panels) => {
-                for (p, panel) in panels.chunks_exact(k * PANEL).enumerate() {
-                    work(self, panel, columns(p));
-                }
-            }
-            Panels::Bf16(panels) => {
-                let mut wide = vec![0.0; k * PANEL];
-                for (p, panel) in panels.chunks_exact(k * PANEL).enumerate() {
-                    vectorized!(wide.iter_mut().zip(panel).for_each(|(w, n)| *w = n.widen()));
-                    work(self, &wide, columns(p));
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn panel<S: Simd, const ROWS: usize, const VECTORS: usize>(
-        &mut self,
-        simd: S,
-        panel: &[f32],
-        columns: std::ops::Range<usize>,
-    ) {
-        let Packed { out, k, .. } = *self.w;
-        let mut row = 0;
-        let rows = self.x.len() / k;
-        while row + ROWS <= rows {
-            let x = &self.x[row * k..(row + ROWS) * k];
-            let y = &mut self.y[row * out..(row + ROWS) * out];
-            tile::<S, ROWS, VECTORS>(simd, x, panel, y, columns.clone());
-            row += ROWS;
-        }
-        while row < rows {
-            let x = &self.x[row * k..(row + 1) * k];
-            let y = &mut self.y[row * out..(row + 1) * out];
-            tile::<S, 1, VECTORS>(simd, x, panel, y, columns.clone());
-            row += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn run_scalar(mut self) {
-        let Packed { out, k, .. } = *self.w;
-        self.each_panel(|product, panel, columns| {
-            for (x, y) in product.x.chunks_exact(k).zip(product.y.chunks_exact_mut(out)) {
-                let mut acc = [0.0f32; PANEL];
-                for (&x, w) in x.iter().zip(panel.chunks_exact(PANEL)) {
-                    for (acc, &w) in acc.iter_mut().zip(w) {
-                        *acc += x * w;
-                    }
-                }
-                y[columns.clone()].copy_from_slice(&acc[..columns.len()]);
-            }
-        });
-    }
-}
-
-/// `y[:, columns] = x panel` for `ROWS` rows, all sums held in registers.
-#[inline(always)]
-fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    x: &[f32],
-    panel: &[f32],
-    y: &mut [f32],
-    columns: std::ops::Range<usize>,
-) {
-    let k = x.len() / ROWS;
-    let out = y.len() / ROWS;
-    let (weights, _) = S::as_simd_f32s(panel);
-    let weights = &weights[..k * VECTORS];
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &x[r * k..(r + 1) * k]);
-    let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (depth, w) in weights.chunks_exact(VECTORS).enumerate() {
-        for r in 0..ROWS {
-            // SAFETY: `weights` was cut to `k * VECTORS`, so `depth < k`, and each row was cut to `k` elements. Eight
-            // bounds checks a step cost more than its sixteen multiply-adds.
-            let value = simd.splat_f32s(unsafe { *rows[r].get_unchecked(depth) });
-            for v in 0..VECTORS {
-                acc[r][v] = simd.mul_add_f32s(value, w[v], acc[r][v]);
-            }
-        }
-    }
-    for (r, acc) in acc.iter().enumerate() {
-        let mut full = [0.0f32; PANEL];
-        let (vectors, _) = S::as_mut_simd_f32s(&mut full);
-        vectors[..VECTORS].copy_from_slice(acc);
-        let width = columns.len();
-        y[r * out + columns.start..r * out + columns.end].copy_from_slice(&full[..width]);
-    }
 }
 
 #[cfg(test)]
@@ -291,10 +212,33 @@ mod tests {
         };
         let want = product(Packed::stack(&[&wide[..]], k));
         assert_eq!(product(Packed::stack(&[&narrow[..]], k)), want);
-        assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k)), want);
+        assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k, Compute::F32)), want);
         let (b, narrow_b) = (&wide[..k * 9], &narrow[..k * 9]);
         assert_eq!(product(Packed::columns(narrow_b, 9)), product(Packed::columns(b, 9)));
-        assert_eq!(2 * Packed::stack_narrow(&[&narrow[..]], k).bytes(), Packed::stack(&[&wide[..]], k).bytes());
+        assert_eq!(
+            2 * Packed::stack_narrow(&[&narrow[..]], k, Compute::F32).bytes(),
+            Packed::stack(&[&wide[..]], k).bytes()
+        );
+    }
+
+    #[test]
+    fn products_in_bf16_round_the_input_and_nothing_else() {
+        // Enough of them in the last for several threads.
+        for (m, k, out) in [(1, 2, 1), (3, 71, 45), (8, 64, 32), (17, 129, 100), (40, 300, 400)] {
+            let x = values(m * k, 2.0);
+            let narrow: Vec<bf16> = values(out * k, 5.0).into_iter().map(bf16::from_f32).collect();
+            let round: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+            let (mut want, mut got) = (vec![0.0; m * out], vec![0.0; m * out]);
+            Packed::stack_narrow(&[&narrow[..]], k, Compute::F32).matmul(&round, &mut want);
+            let packed = Packed::stack_narrow(&[&narrow[..]], k, Compute::Bf16);
+            packed.matmul(&x, &mut got);
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "[{m}, {k}] x [{out}]: {got}, not {want}");
+            }
+            let mut alone = vec![0.0; out];
+            packed.matmul(&x[(m - 1) * k..], &mut alone);
+            assert_eq!(alone, got[(m - 1) * out..], "the last row depends on the batch");
+        }
     }
 
     #[test]

@@ -1,0 +1,167 @@
+//! The innermost loops of [`super::product`] in AVX-512 intrinsics.
+//!
+//! The generic one computes the f32 sums in the same order, but the optimiser stores its accumulators on the stack at every
+//! step; here they stay in registers. Each of these functions makes one panel's outputs of all rows.
+
+use super::packed::PANEL;
+use super::product::Columns;
+use half::bf16;
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+};
+
+/// Rows of a tile: with two registers a row, enough sums in flight to hide the latency of a multiply-add.
+const ROWS: usize = 8;
+
+impl Columns {
+    /// Writes one row's sums.
+    ///
+    /// # Safety
+    /// `at` has that row, and nobody else reads or writes these outputs of it.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(self, row: usize, sums: [__m512; 2]) {
+        let mask = ((1u64 << self.width) - 1) as u32;
+        // SAFETY: the masks leave `width` elements of the row, which the caller vouches for; `wrapping_add` since the
+        // upper half of a narrow row, of which nothing is stored, may lie outside.
+        unsafe {
+            let at = self.at.add(row * self.stride);
+            _mm512_mask_storeu_ps(at, mask as u16, sums[0]);
+            _mm512_mask_storeu_ps(at.wrapping_add(16), (mask >> 16) as u16, sums[1]);
+        }
+    }
+}
+
+/// Calls `$tile::<R>(first row)` for all rows, by eights and then for the rest.
+macro_rules! by_rows {
+    ($rows:expr, |$first:ident, $R:ident| $tile:expr) => {
+        let mut $first = 0;
+        while $first < $rows {
+            match ROWS.min($rows - $first) {
+                1 => {
+                    const $R: usize = 1;
+                    $tile
+                }
+                2 => {
+                    const $R: usize = 2;
+                    $tile
+                }
+                3 => {
+                    const $R: usize = 3;
+                    $tile
+                }
+                4 => {
+                    const $R: usize = 4;
+                    $tile
+                }
+                5 => {
+                    const $R: usize = 5;
+                    $tile
+                }
+                6 => {
+                    const $R: usize = 6;
+                    $tile
+                }
+                7 => {
+                    const $R: usize = 7;
+                    $tile
+                }
+                _ => {
+                    const $R: usize = ROWS;
+                    $tile
+                }
+            }
+            $first += ROWS;
+        }
+    };
+}
+
+/// `y = x panel` for `x: [rows, k]` and `panel: [k, PANEL]`.
+///
+/// # Safety
+/// `y` has as many rows as `x`, and nobody else reads or writes these outputs of them.
+///
+/// # Panics
+/// When a slice is not whole rows.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn product(x: &[f32], panel: &[f32], y: Columns) {
+    let k = panel.len() / PANEL;
+    let rows = x.len() / k;
+    assert!(panel.len() == k * PANEL && x.len() == rows * k && y.width <= PANEL);
+    // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
+    by_rows!(rows, |row, R| unsafe { tile::<R>(&x[row * k..], panel, y, row) });
+}
+
+/// [`product`] of the `R` rows at the start of `x`, which are those from `row` on of `y`.
+///
+/// # Safety
+/// `x` has `R` rows of `panel.len() / PANEL`; for `y` as in [`product`].
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const R: usize>(x: &[f32], panel: &[f32], y: Columns, row: usize) {
+    let k = panel.len() / PANEL;
+    let (x, w) = (x.as_ptr(), panel.as_ptr());
+    let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+    for depth in 0..k {
+        // SAFETY: row `depth < k` of `panel` has `PANEL = 32` elements.
+        let (low, high) =
+            unsafe { (_mm512_loadu_ps(w.add(depth * PANEL)), _mm512_loadu_ps(w.add(depth * PANEL + 16))) };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `r < R` and `depth < k`, so the element is one of `x: [R, k]`.
+            let value = _mm512_set1_ps(unsafe { *x.add(r * k + depth) });
+            sums[0] = _mm512_fmadd_ps(value, low, sums[0]);
+            sums[1] = _mm512_fmadd_ps(value, high, sums[1]);
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: as the caller vouches.
+        unsafe { y.store(row + r, *sums) };
+    }
+}
+
+/// `y = x panel` in bf16 with f32 sums, for `x: [rows, pairs, 2]` and `panel: [pairs, PANEL, 2]`: two products a step.
+///
+/// # Safety
+/// `y` has as many rows as `x`, and nobody else reads or writes these outputs of them.
+///
+/// # Panics
+/// When a slice is not whole rows.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn product_bf16(x: &[bf16], panel: &[bf16], y: Columns) {
+    let pairs = panel.len() / (2 * PANEL);
+    let rows = x.len() / (2 * pairs);
+    assert!(panel.len() == 2 * pairs * PANEL && x.len() == 2 * rows * pairs && y.width <= PANEL);
+    // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
+    by_rows!(rows, |row, R| unsafe { tile_bf16::<R>(&x[2 * row * pairs..], panel, y, row) });
+}
+
+/// [`product_bf16`] of the `R` rows at the start of `x`, which are those from `row` on of `y`.
+///
+/// # Safety
+/// `x` has `R` rows of `panel.len() / PANEL`; for `y` as in [`product`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile_bf16<const R: usize>(x: &[bf16], panel: &[bf16], y: Columns, row: usize) {
+    let pairs = panel.len() / (2 * PANEL);
+    let (x, w) = (x.as_ptr().cast::<i32>(), panel.as_ptr().cast::<__m512i>());
+    let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+    for depth in 0..pairs {
+        // SAFETY: row `depth < pairs` of `panel` has `2 * PANEL = 64` elements, two registers.
+        let (low, high) = unsafe { (_mm512_loadu_si512(w.add(2 * depth)), _mm512_loadu_si512(w.add(2 * depth + 1))) };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `r < R` and `depth < pairs`, so the pair is one of `x: [R, pairs]`; it need not be aligned.
+            let value = pair(_mm512_set1_epi32(unsafe { x.add(r * pairs + depth).read_unaligned() }));
+            sums[0] = _mm512_dpbf16_ps(sums[0], value, pair(low));
+            sums[1] = _mm512_dpbf16_ps(sums[1], value, pair(high));
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: as the caller vouches.
+        unsafe { y.store(row + r, *sums) };
+    }
+}
+
+/// The same bits as pairs of bf16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pair(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes for which every bit pattern is valid.
+    unsafe { std::mem::transmute(bits) }
+}

@@ -1,0 +1,213 @@
+//! The product of a packed matrix, panel by panel, on the calling thread: which kernel runs is chosen here.
+//!
+//! Every kernel sums over `k` in order and each row for itself. On x86 with AVX-512 it is one of [`super::avx512`]'s;
+//! elsewhere the one here, written with the vectors of the `pulp` crate.
+
+use super::packed::{PANEL, Packed, Panels};
+use super::vectorized;
+use super::weights::Element;
+use half::bf16;
+use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// The output, written by several threads in columns of their own.
+#[derive(Clone, Copy)]
+struct Shared<'a>(*mut f32, PhantomData<&'a mut [f32]>);
+
+// SAFETY: [`Product::panels`] is called for each panel once, and panels are disjoint columns.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+/// A packed matrix, its input and where the output goes.
+pub(super) struct Product<'a> {
+    w: &'a Packed,
+    x: &'a [f32],
+    /// `x` rounded to bf16, rows of an even length; empty where it is not needed.
+    narrow: &'a [bf16],
+    y: Shared<'a>,
+}
+
+impl<'a> Product<'a> {
+    /// `x: [rows, k]`; `narrow` is the same in bf16 if the weights want that; `y: [rows, out]`.
+    pub fn new(w: &'a Packed, x: &'a [f32], narrow: &'a [bf16], y: &'a mut [f32]) -> Self {
+        Self { w, x, narrow, y: Shared(y.as_mut_ptr(), PhantomData) }
+    }
+
+    /// Makes the outputs of some panels, of every row.
+    ///
+    /// # Safety
+    /// `y` has `out` elements for every row of `x`, and nobody else reads or writes those of these panels.
+    pub unsafe fn panels(&self, range: Range<usize>) {
+        let k = self.w.k;
+        match &self.w.panels {
+            Panels::F32(panels) => {
+                for p in range {
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.panel(p, &panels[p * k * PANEL..(p + 1) * k * PANEL], self.x) };
+                }
+            }
+            Panels::Bf16(panels) => {
+                let mut wide = vec![0.0; k * PANEL];
+                for p in range {
+                    let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
+                    vectorized!(wide.iter_mut().zip(panel).for_each(|(w, n)| *w = n.widen()));
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.panel(p, &wide, self.x) };
+                }
+            }
+            // SAFETY: as the caller vouches.
+            Panels::Pairs(panels) => unsafe { self.pairs(range, panels) },
+        }
+    }
+
+    /// [`Self::panels`] of weights in pairs.
+    ///
+    /// # Safety
+    /// As for [`Self::panels`].
+    unsafe fn pairs(&self, range: Range<usize>, panels: &[bf16]) {
+        let k = self.w.k.next_multiple_of(2);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+            for p in range {
+                let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
+                // SAFETY: the CPU has the instructions; the rest as the caller vouches.
+                unsafe { super::avx512::product_bf16(self.narrow, panel, self.columns(p)) };
+            }
+            return;
+        }
+        let x: Vec<f32> = self.narrow.iter().map(|x| x.widen()).collect();
+        let mut wide = vec![0.0; k * PANEL];
+        for p in range {
+            let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
+            for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(2 * PANEL)) {
+                for (lane, pair) in pairs.chunks_exact(2).enumerate() {
+                    (wide[lane], wide[PANEL + lane]) = (pair[0].widen(), pair[1].widen());
+                }
+            }
+            // SAFETY: as the caller vouches.
+            unsafe { self.panel(p, &wide, &x) };
+        }
+    }
+
+    /// Makes the outputs of panel `p`, which is `panel: [k, PANEL]`, for `x: [rows, k]`.
+    ///
+    /// # Safety
+    /// As for [`Self::panels`].
+    unsafe fn panel(&self, p: usize, panel: &[f32], x: &[f32]) {
+        let columns = self.columns(p);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the CPU has the instructions; the rest as the caller vouches.
+            unsafe { super::avx512::product(x, panel, columns) };
+            return;
+        }
+        Arch::new().dispatch(Panel { x, panel, columns });
+    }
+
+    fn columns(&self, p: usize) -> Columns {
+        let out = self.w.out;
+        // Within the allocation where there is a panel `p`.
+        Columns { at: self.y.0.wrapping_add(p * PANEL), stride: out, width: PANEL.min(out - p * PANEL) }
+    }
+}
+
+/// Where a panel's outputs go: row `r` at `r * stride`, `width <= PANEL` of them.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    /// The first output of the first row.
+    pub at: *mut f32,
+    /// From one row to the next.
+    pub stride: usize,
+    /// Outputs a row.
+    pub width: usize,
+}
+
+/// One panel with the vectors that the CPU has.
+struct Panel<'a> {
+    /// `[rows, k]`.
+    x: &'a [f32],
+    /// `[k, PANEL]`.
+    panel: &'a [f32],
+    columns: Columns,
+}
+
+impl WithSimd for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Rows a tile: as many accumulators as the registers hold, beside the panel's row and a broadcast.
+        match S::F32_LANES {
+            16 => self.run::<S, 8, 2>(simd),
+            8 => self.run::<S, 3, 4>(simd),
+            4 => self.run::<S, 3, 8>(simd),
+            _ => self.run_scalar(),
+        }
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let k = self.panel.len() / PANEL;
+        let rows = self.x.len() / k;
+        let mut row = 0;
+        while row + ROWS <= rows {
+            self.tile::<S, ROWS, VECTORS>(simd, row);
+            row += ROWS;
+        }
+        while row < rows {
+            self.tile::<S, 1, VECTORS>(simd, row);
+            row += 1;
+        }
+    }
+
+    /// `ROWS` rows from `row` on, all sums held in registers.
+    #[inline(always)]
+    fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, simd: S, row: usize) {
+        let k = self.panel.len() / PANEL;
+        let (weights, _) = S::as_simd_f32s(self.panel);
+        let weights = &weights[..k * VECTORS];
+        let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &self.x[(row + r) * k..(row + r + 1) * k]);
+        let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (depth, w) in weights.chunks_exact(VECTORS).enumerate() {
+            for r in 0..ROWS {
+                // SAFETY: `weights` was cut to `k * VECTORS`, so `depth < k`, and each row was cut to `k` elements.
+                // Bounds checks cost more than the multiply-adds.
+                let value = simd.splat_f32s(unsafe { *rows[r].get_unchecked(depth) });
+                for v in 0..VECTORS {
+                    acc[r][v] = simd.mul_add_f32s(value, w[v], acc[r][v]);
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            let mut full = [0.0f32; PANEL];
+            let (vectors, _) = S::as_mut_simd_f32s(&mut full);
+            vectors[..VECTORS].copy_from_slice(acc);
+            self.store(row + r, &full);
+        }
+    }
+
+    #[inline(always)]
+    fn run_scalar(self) {
+        let k = self.panel.len() / PANEL;
+        for (row, x) in self.x.chunks_exact(k).enumerate() {
+            let mut acc = [0.0f32; PANEL];
+            for (&x, w) in x.iter().zip(self.panel.chunks_exact(PANEL)) {
+                for (acc, &w) in acc.iter_mut().zip(w) {
+                    *acc += x * w;
+                }
+            }
+            self.store(row, &acc);
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, row: usize, sums: &[f32; PANEL]) {
+        let Columns { at, stride, width } = self.columns;
+        // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
+        unsafe { std::slice::from_raw_parts_mut(at.add(row * stride), width) }.copy_from_slice(&sums[..width]);
+    }
+}
