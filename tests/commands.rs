@@ -47,7 +47,7 @@ fn scores_are_the_samplers_own_log_probs() {
     let files = model::Files::open(&path.parse().unwrap()).unwrap();
     let text = Text::new(&files).unwrap();
     let prompts: Vec<Vec<u32>> = (1..=12).map(|n| text.prompt(&format!("Make {n} from 3, 7, 12.")).unwrap()).collect();
-    let mut engine = Local::new(Limits { max_rows: 5, cache_bytes: None });
+    let mut engine = Local::new(Limits { max_rows: 5, cache_bytes: None }, sampler::Compute::F32);
     engine.load_weights(&weights::load(&files, DType::F32, &Device::Cpu).unwrap()).unwrap();
     let requests: Vec<Request> =
         prompts.iter().zip(0..).map(|(prompt, stream)| Request { prompt, stream, max_new_tokens: 60 }).collect();

@@ -1,55 +1,121 @@
-//! The key-value cache: owned by the caller, one slot a sequence, allocated once.
+//! The key-value cache: blocks of [`LANES`] positions from a pool with a limit, and sequences that are lists of blocks.
 //!
-//! Keys lie by blocks of [`LANES`] positions, transposed (`[block, dim, LANES]`), so that the scores of sixteen positions
-//! are one multiply-add a dimension and nothing is summed across a register. Values lie by position.
+//! A block holds its positions for all layers and heads. A full block never changes again, so sequences that begin alike
+//! may share it; only blocks that one sequence has for itself are written. Within a head, keys are transposed (`[dim,
+//! LANES]`), so that the scores of sixteen positions are one multiply-add a dimension and nothing is summed across a
+//! register; values lie by position.
 
 use crate::config::Config;
 pub use crate::kernels::decode_attention::LANES;
 use crate::kernels::decode_attention::Seen;
 use crate::ops::Heads;
+use std::sync::Arc;
 
-/// Keys and values of a fixed number of sequences.
-pub struct KvCache {
-    slots: Vec<Slot>,
+/// Keys and values of [`LANES`] positions: `[layers, key_value heads, 2, LANES * dim]`.
+pub type Block = Arc<[f32]>;
+
+/// Blocks needed for so many tokens.
+pub fn blocks_for(tokens: usize) -> usize {
+    tokens.div_ceil(LANES)
 }
 
-/// Keys and values of one sequence, all layers.
-pub struct Slot {
+/// The blocks of a cache: made when they are first needed, never more than the limit, and used again.
+pub struct Pool {
     heads: Heads,
-    capacity: usize,
+    block_len: usize,
+    free: Vec<Block>,
+    made: usize,
+    limit: usize,
+}
+
+/// One sequence's keys and values. Its blocks return to the pool through [`Pool::release`] alone.
+#[derive(Default)]
+pub struct Sequence {
+    blocks: Vec<Block>,
     len: usize,
-    /// `[layers, key_value heads, capacity / LANES, dim, LANES]`.
-    keys: Vec<f32>,
-    /// `[layers, key_value heads, capacity, dim]`.
-    values: Vec<f32>,
 }
 
-impl KvCache {
-    /// `slots` empty sequences of up to `capacity` tokens each.
-    pub fn new(config: &Config, slots: usize, capacity: usize) -> Self {
-        let capacity = capacity.next_multiple_of(LANES);
-        let size = config.num_layers * config.heads.key_value * config.heads.dim * capacity;
-        let slot = || Slot { heads: config.heads, capacity, len: 0, keys: vec![0.0; size], values: vec![0.0; size] };
-        Self { slots: (0..slots).map(|_| slot()).collect() }
+impl Pool {
+    /// A pool of at most `limit` blocks for a model of this shape.
+    pub fn new(config: &Config, limit: usize) -> Self {
+        let block_len = LANES * config.cache_per_token();
+        Self { heads: config.heads, block_len, free: Vec::new(), made: 0, limit }
     }
 
-    /// Bytes that a cache of this size takes.
-    pub fn bytes(config: &Config, slots: usize, capacity: usize) -> usize {
-        slots * capacity.next_multiple_of(LANES) * config.cache_per_token() * size_of::<f32>()
+    /// Bytes of one block.
+    pub fn block_bytes(config: &Config) -> usize {
+        LANES * config.cache_per_token() * size_of::<f32>()
     }
 
-    /// Whether it has so many slots, of so many tokens each.
-    pub fn fits(&self, slots: usize, capacity: usize) -> bool {
-        self.slots.len() >= slots && self.slots.iter().all(|slot| slot.capacity >= capacity)
+    /// Blocks that can still be taken.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.limit.saturating_sub(self.made)
     }
 
-    /// The sequences, each to be borrowed by its row.
-    pub fn slots_mut(&mut self) -> &mut [Slot] {
-        &mut self.slots
+    /// Gives the sequence room for so many more tokens; says whether there were enough blocks, and takes none if not.
+    pub fn reserve(&mut self, sequence: &mut Sequence, tokens: usize) -> bool {
+        let missing = blocks_for(sequence.len + tokens).saturating_sub(sequence.blocks.len());
+        if missing > self.available() {
+            return false;
+        }
+        sequence.blocks.extend((0..missing).filter_map(|_| self.take()));
+        true
+    }
+
+    /// A sequence that holds the same tokens: full blocks are shared, the last one is copied if it is not full. `None`
+    /// when there is no block for it.
+    pub fn fork(&mut self, sequence: &Sequence) -> Option<Sequence> {
+        let full = sequence.len / LANES;
+        let mut blocks = sequence.blocks[..full].to_vec();
+        if !sequence.len.is_multiple_of(LANES) {
+            let mut copy = self.take()?;
+            Arc::get_mut(&mut copy)?.copy_from_slice(&sequence.blocks[full]);
+            blocks.push(copy);
+        }
+        Some(Sequence { blocks, len: sequence.len })
+    }
+
+    /// Takes a sequence's blocks back, those that no other holds.
+    pub fn release(&mut self, sequence: Sequence) {
+        sequence.blocks.into_iter().for_each(|block| self.give(block));
+    }
+
+    /// Takes a block back, unless a sequence still holds it.
+    pub fn give(&mut self, mut block: Block) {
+        if Arc::get_mut(&mut block).is_some() {
+            self.free.push(block);
+        }
+    }
+
+    fn take(&mut self) -> Option<Block> {
+        self.free.pop().or_else(|| {
+            (self.made < self.limit).then(|| {
+                self.made += 1;
+                vec![0.0; self.block_len].into()
+            })
+        })
+    }
+
+    /// Changes the limit; free blocks beyond it are dropped.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        while self.made > limit && self.free.pop().is_some() {
+            self.made -= 1;
+        }
+    }
+
+    /// The shape of a head's part.
+    pub fn heads(&self) -> Heads {
+        self.heads
     }
 }
 
-impl Slot {
+impl Sequence {
+    /// A sequence that begins with these full blocks of another.
+    pub fn beginning(blocks: Vec<Block>) -> Self {
+        Self { len: blocks.len() * LANES, blocks }
+    }
+
     /// Tokens held.
     pub fn len(&self) -> usize {
         self.len
@@ -60,50 +126,107 @@ impl Slot {
         self.len == 0
     }
 
-    /// Tokens it can hold.
+    /// Tokens it has room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.blocks.len() * LANES
     }
 
-    /// Forgets the sequence.
-    pub fn clear(&mut self) {
-        self.len = 0;
+    /// The blocks, those beyond its length included.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 
-    /// The part of one key-value head of one layer.
+    /// Stores the keys and values `[key_value heads, dim]` of a position of one layer; `None` when it has no block
+    /// there for itself.
     #[inline(always)]
-    pub(crate) fn head(&mut self, layer: usize, head: usize) -> HeadCache<'_> {
-        let size = self.capacity * self.heads.dim;
-        let at = (layer * self.heads.key_value + head) * size;
-        HeadCache { dim: self.heads.dim, keys: &mut self.keys[at..at + size], values: &mut self.values[at..at + size] }
-    }
-}
-
-/// One head's keys and values.
-pub(crate) struct HeadCache<'a> {
-    dim: usize,
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
-}
-
-impl HeadCache<'_> {
-    /// Stores the key and value `[dim]` of a position.
-    #[inline(always)]
-    pub fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let block = &mut self.keys[position / LANES * self.dim * LANES..][..self.dim * LANES];
-        for (lanes, &k) in block.chunks_exact_mut(LANES).zip(key) {
-            lanes[position % LANES] = k;
+    pub(crate) fn write(&mut self, part: Part, position: usize, keys: &[f32], values: &[f32]) -> Option<()> {
+        let Heads { key_value, dim, .. } = part.heads;
+        let block = Arc::get_mut(self.blocks.get_mut(position / LANES)?)?;
+        let lane = position % LANES;
+        for (head, (key, value)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate().take(key_value) {
+            let at = part.head(head);
+            let (transposed, rows) = block[at..at + 2 * LANES * dim].split_at_mut(LANES * dim);
+            for (lanes, &k) in transposed.chunks_exact_mut(LANES).zip(key) {
+                lanes[lane] = k;
+            }
+            rows[lane * dim..][..dim].copy_from_slice(value);
         }
-        self.values[position * self.dim..][..self.dim].copy_from_slice(value);
+        Some(())
     }
 
-    /// The keys and values of the first `len` positions, for [`super::kernels::decode_attention`].
+    /// The first `len` positions as one head of a layer sees them.
     #[inline(always)]
-    pub fn seen(&self, len: usize) -> Seen<'_> {
-        Seen { dim: self.dim, len, keys: self.keys, values: self.values }
+    pub(crate) fn seen(&self, part: Part, head: usize, len: usize) -> Seen<'_> {
+        Seen { dim: part.heads.dim, len, blocks: &self.blocks, at: part.head(head) }
+    }
+}
+
+/// One layer's part of every block.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub heads: Heads,
+    pub layer: usize,
+}
+
+impl Part {
+    /// Where a head's keys start.
+    #[inline(always)]
+    fn head(self, head: usize) -> usize {
+        (self.layer * self.heads.key_value + head) * 2 * LANES * self.heads.dim
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn pool(limit: usize) -> Pool {
+        let text = r#"{"model_type": "qwen2", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}"#;
+        let config = Config::parse(text, Path::new("config.json")).unwrap();
+        assert_eq!(Pool::block_bytes(&config), LANES * 2 * 2 * 4 * 4);
+        Pool::new(&config, limit)
+    }
+
+    #[test]
+    fn takes_what_is_there_or_nothing() {
+        let mut pool = pool(3);
+        let (mut a, mut b) = (Sequence::default(), Sequence::default());
+        assert!(pool.reserve(&mut a, LANES + 1));
+        assert!(!pool.reserve(&mut b, LANES + 1));
+        assert_eq!((a.capacity(), b.capacity(), pool.available()), (2 * LANES, 0, 1));
+        pool.release(a);
+        assert!(pool.reserve(&mut b, LANES + 1));
+        assert_eq!(pool.available(), 1);
+        pool.release(b);
+        pool.set_limit(1);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn a_fork_shares_full_blocks_and_copies_the_last() {
+        let mut pool = pool(4);
+        let mut a = Sequence::default();
+        assert!(pool.reserve(&mut a, LANES + 3));
+        let part = Part { heads: pool.heads(), layer: 1 };
+        for position in 0..LANES + 3 {
+            a.write(part, position, &[position as f32; 4], &[0.5; 4]).unwrap();
+        }
+        a.advance(LANES + 3);
+        let mut b = pool.fork(&a).unwrap();
+        assert!(Arc::ptr_eq(&a.blocks[0], &b.blocks[0]) && !Arc::ptr_eq(&a.blocks[1], &b.blocks[1]));
+        assert_eq!(a.blocks, b.blocks);
+        assert!(a.write(part, 0, &[9.0; 4], &[9.0; 4]).is_none(), "a shared block was written");
+        assert!(b.write(part, LANES + 3, &[9.0; 4], &[9.0; 4]).is_some());
+        assert_ne!(a.blocks, b.blocks);
+        pool.release(a);
+        assert_eq!(pool.available(), 2, "the other still holds the shared block");
+        pool.release(b);
+        assert_eq!(pool.available(), 4);
     }
 }

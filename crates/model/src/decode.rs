@@ -4,14 +4,15 @@
 //! last token. Rows are shared out over the threads for the whole depth of the model, so a step synchronises once.
 //! The twin is [`crate::qwen2::Qwen2::scores`]: a test holds that both give the same log-probabilities.
 
-use crate::cache::{KvCache, LANES, Slot};
+use crate::cache::{LANES, Part, Sequence};
 use crate::config::Config;
 use crate::error::{Error, Result};
+pub use crate::kernels::packed::Compute;
 use crate::kernels::packed::Packed;
-use crate::kernels::{math, vectorized};
-use crate::ops::RopeTable;
+use crate::kernels::{for_each_chunk, math, may_fork, vectorized};
+use crate::ops::{Heads, RopeTable};
 use crate::packed_model::{PackedProjection, Rows, bias, pack, values};
-use crate::qwen2::Qwen2;
+use crate::qwen2::{Projection, Qwen2};
 use candle_core::DType;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -43,49 +44,60 @@ pub struct Decoder {
     norm: Vec<f32>,
     head: Packed,
     rope: RopeTable,
+    /// Of the packed matrices.
+    bytes: usize,
 }
+
+/// Bytes of weights from which on the threads share each product instead of the rows: more than a core's own cache holds.
+const LARGE: usize = 8 << 20;
 
 /// What one row feeds in a step.
 pub struct Span<'a> {
-    /// Tokens that follow what the slot already holds; at least one.
+    /// Tokens that follow what the sequence already holds; at least one.
     pub tokens: Cow<'a, [u32]>,
-    /// The row's place in the cache.
-    pub slot: &'a mut Slot,
+    /// The row's keys and values, with room for the tokens.
+    pub sequence: &'a mut Sequence,
+    /// Whether the logits behind the last token are wanted.
+    pub logits: bool,
 }
 
 impl Decoder {
-    /// Packs a model's current weights, in the type that they have: a copy, made anew after each update.
+    /// Packs a model's current weights: a copy, made anew after each update. Weights in bf16 stay so.
     ///
     /// # Errors
     /// When the weights are not f32 or bf16 on the CPU.
-    pub fn pack(model: &Qwen2) -> Result<Self> {
+    pub fn pack(model: &Qwen2, compute: Compute) -> Result<Self> {
         let config = model.config().clone();
         if !model.device().is_cpu() || !matches!(model.embedding.dtype(), DType::F32 | DType::BF16) {
             return Err(Error::Unsupported("the packed decoder needs f32 or bf16 weights on the CPU".into()));
         }
-        let layers = model
+        let stack = |parts: &[&Projection]| PackedProjection::stack(parts, compute);
+        let layers: Vec<PackedLayer> = model
             .layers
             .iter()
             .map(|l| {
                 Ok(PackedLayer {
                     input_norm: values(&l.input_norm)?,
-                    qkv: PackedProjection::stack(&[&l.q, &l.k, &l.v])?,
+                    qkv: stack(&[&l.q, &l.k, &l.v])?,
                     qkv_bias: [bias(&l.q)?, bias(&l.k)?, bias(&l.v)?].concat(),
                     qk_norm: l.qk_norm.as_ref().map(|(q, k)| Ok::<_, Error>([values(q)?, values(k)?])).transpose()?,
-                    o: PackedProjection::stack(&[&l.o])?,
+                    o: stack(&[&l.o])?,
                     o_bias: bias(&l.o)?,
                     post_norm: values(&l.post_norm)?,
-                    gate_up: PackedProjection::stack(&[&l.gate, &l.up])?,
-                    down: PackedProjection::stack(&[&l.down])?,
+                    gate_up: stack(&[&l.gate, &l.up])?,
+                    down: stack(&[&l.down])?,
                 })
             })
             .collect::<Result<_>>()?;
+        let head = pack(&[model.head_weight()], compute)?;
+        let projections = layers.iter().flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
         Ok(Self {
+            bytes: head.bytes() + projections.map(PackedProjection::bytes).sum::<usize>(),
             identity: model.identity().clone(),
             embedding: Rows::new(model)?,
             layers,
             norm: values(&model.norm)?,
-            head: pack(&[model.head_weight()])?,
+            head,
             rope: model.rope.clone(),
             config,
         })
@@ -113,116 +125,176 @@ impl Decoder {
         &self.config
     }
 
-    /// An empty cache of `slots` sequences of up to `capacity` tokens.
-    pub fn cache(&self, slots: usize, capacity: usize) -> KvCache {
-        KvCache::new(&self.config, slots, capacity)
-    }
-
-    /// Feeds the spans, and calls `pick(row, logits)` for each row with the logits `[vocab]` behind its last token;
+    /// Feeds the spans, and calls `pick(row, logits)` for each row that wants the logits `[vocab]` behind its last token;
     /// what it returns comes back in the order of the rows. Rows may run in parallel.
     ///
     /// # Errors
-    /// When a token is beyond the vocabulary or a sequence beyond the cache or the model's positions.
-    pub fn step<T: Send>(&self, mut spans: Vec<Span>, pick: impl Fn(usize, &mut [f32]) -> T + Sync) -> Result<Vec<T>> {
+    /// When a token is beyond the vocabulary or a sequence beyond its room or the model's positions.
+    pub fn step<T: Send>(
+        &self,
+        workspace: &mut Workspace,
+        mut spans: Vec<Span>,
+        pick: impl Fn(usize, &mut [f32]) -> T + Sync,
+    ) -> Result<Vec<Option<T>>> {
         for span in &spans {
             self.check(span)?;
         }
-        let rows_per_thread = spans.len().div_ceil(rayon::current_num_threads()).max(1);
-        let picked: Vec<Vec<T>> = spans
-            .par_chunks_mut(rows_per_thread)
-            .enumerate()
-            .map(|(chunk, spans)| {
-                let mut logits = self.forward(spans);
-                let rows = logits.chunks_exact_mut(self.config.vocab_size).enumerate();
-                rows.map(|(row, logits)| pick(chunk * rows_per_thread + row, logits)).collect()
-            })
-            .collect();
-        Ok(picked.into_iter().flatten().collect())
+        let mut parts = self.parts(&spans);
+        workspace.0.resize_with(parts.len().max(workspace.0.len()), Buffers::default);
+        let mut jobs = Vec::with_capacity(parts.len());
+        let (mut rest, mut first) = (spans.as_mut_slice(), 0);
+        for (count, buffers) in parts.drain(..).zip(&mut workspace.0) {
+            let (spans, others) = rest.split_at_mut(count);
+            jobs.push((first, spans, buffers));
+            (rest, first) = (others, first + count);
+        }
+        let run = |(first, spans, buffers): (usize, &mut [Span], &mut Buffers)| {
+            self.forward(spans, buffers)?;
+            let rows: Vec<usize> = (0..spans.len()).filter(|&row| spans[row].logits).collect();
+            let mut picked: Vec<Option<T>> = spans.iter().map(|_| None).collect();
+            let vocab = self.config.vocab_size;
+            let one = |(row, logits): (&usize, &mut [f32])| pick(first + row, logits);
+            let tokens: Vec<T> = if may_fork() && rows.len() > 1 {
+                rows.par_iter().zip(buffers.logits.par_chunks_exact_mut(vocab)).map(one).collect()
+            } else {
+                rows.iter().zip(buffers.logits.chunks_exact_mut(vocab)).map(one).collect()
+            };
+            for (row, token) in rows.into_iter().zip(tokens) {
+                picked[row] = Some(token);
+            }
+            Ok(picked)
+        };
+        let picked: Result<Vec<Vec<Option<T>>>> =
+            if jobs.len() > 1 { jobs.into_par_iter().map(run).collect() } else { jobs.into_iter().map(run).collect() };
+        Ok(picked?.into_iter().flatten().collect())
+    }
+
+    /// How many spans each thread takes through the whole model, about as many tokens each; all of them together where
+    /// the model is large, since its weights are then read once, and the threads share each product.
+    fn parts(&self, spans: &[Span]) -> Vec<usize> {
+        let threads = rayon::current_num_threads();
+        if self.bytes > LARGE || threads == 1 {
+            return vec![spans.len()];
+        }
+        let tokens: usize = spans.iter().map(|s| s.tokens.len()).sum();
+        let mut parts = Vec::with_capacity(threads);
+        let (mut fed, mut count) = (0, 0);
+        for span in spans {
+            (fed, count) = (fed + span.tokens.len(), count + 1);
+            if fed * threads >= tokens * (parts.len() + 1) {
+                parts.push(std::mem::take(&mut count));
+            }
+        }
+        if count > 0 {
+            parts.push(count);
+        }
+        parts
     }
 
     fn check(&self, span: &Span) -> Result<()> {
         let vocab = self.config.vocab_size;
-        let end = span.slot.len() + span.tokens.len();
+        let end = span.sequence.len() + span.tokens.len();
         if span.tokens.is_empty() {
             return Err(Error::Unsupported("a decoding step needs at least one token a row".into()));
         }
         if let Some(token) = span.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
-        let limit = span.slot.capacity().min(self.config.max_positions);
+        let limit = span.sequence.capacity().min(self.config.max_positions);
         if end > limit {
             return Err(Error::Unsupported(format!("a sequence of {end} tokens is beyond the limit of {limit}")));
         }
         Ok(())
     }
 
-    /// The whole model over a few rows, on the calling thread; logits of the last token of each, `[rows, vocab]`.
-    fn forward(&self, spans: &mut [Span]) -> Vec<f32> {
+    /// The whole model over a few rows; leaves the logits that are wanted, `[rows, vocab]`.
+    fn forward(&self, spans: &mut [Span], buffers: &mut Buffers) -> Result<()> {
         let Config { hidden_size: h, intermediate_size: inner, .. } = self.config;
         let eps = self.config.rms_norm_eps as f32;
-        let tokens: usize = spans.iter().map(|s| s.tokens.len()).sum();
-        let mut x = Vec::with_capacity(tokens * h);
+        buffers.fit(spans.iter().map(|s| s.tokens.len()).sum(), &self.config);
+        let Buffers { x, normed, qkv, mixed, gate_up, gated, update, .. } = buffers;
         for token in spans.iter().flat_map(|s| s.tokens.iter()) {
-            self.embedding.append(*token as usize, &mut x);
+            self.embedding.append(*token as usize, x);
         }
-        let mut buffers = Buffers::new(tokens, &self.config);
         for (index, layer) in self.layers.iter().enumerate() {
-            let Buffers { normed, qkv, mixed, gate_up, gated, update } = &mut buffers;
-            norm_rows(&x, &layer.input_norm, eps, normed);
+            norm_rows(x, &layer.input_norm, eps, normed);
             layer.qkv.matmul(normed, qkv);
-            self.attend(index, spans, qkv, mixed);
+            self.attend(index, spans, qkv, mixed)?;
             layer.o.matmul(mixed, update);
             add_bias(update, &layer.o_bias);
-            add(&mut x, update);
-            norm_rows(&x, &layer.post_norm, eps, normed);
+            add(x, update);
+            norm_rows(x, &layer.post_norm, eps, normed);
             layer.gate_up.matmul(normed, gate_up);
             gate(gate_up, inner, gated);
             layer.down.matmul(gated, update);
-            add(&mut x, update);
+            add(x, update);
         }
-        self.logits(spans, &x, eps)
-    }
-
-    fn logits(&self, spans: &mut [Span], x: &[f32], eps: f32) -> Vec<f32> {
-        let h = self.config.hidden_size;
-        let mut last = Vec::with_capacity(spans.len() * h);
+        // The rows that are wanted take the place of all rows.
         let mut end = 0;
+        mixed.clear();
         for span in spans.iter_mut() {
             end += span.tokens.len();
-            span.slot.advance(span.tokens.len());
-            last.extend_from_slice(&x[(end - 1) * h..end * h]);
+            span.sequence.advance(span.tokens.len());
+            if span.logits {
+                mixed.extend_from_slice(&x[(end - 1) * h..end * h]);
+            }
         }
-        let mut normed = vec![0.0; last.len()];
-        norm_rows(&last, &self.norm, eps, &mut normed);
-        let mut logits = vec![0.0; spans.len() * self.config.vocab_size];
-        self.head.matmul(&normed, &mut logits);
-        logits
+        normed.resize(mixed.len(), 0.0);
+        norm_rows(mixed, &self.norm, eps, normed);
+        buffers.logits.resize(mixed.len() / h * self.config.vocab_size, 0.0);
+        self.head.matmul(&buffers.normed, &mut buffers.logits);
+        Ok(())
     }
 
     /// Adds biases, normalises (Qwen3) and rotates queries and keys, writes the cache and attends;
     /// `mixed: [tokens, query * dim]`.
-    fn attend(&self, layer: usize, spans: &mut [Span], qkv: &mut [f32], mixed: &mut [f32]) {
+    fn attend(&self, layer: usize, spans: &mut [Span], qkv: &mut [f32], mixed: &mut [f32]) -> Result<()> {
         let heads = self.config.heads;
+        let part = Part { heads, layer };
         let (q_width, kv_width) = self.config.widths();
         let width = q_width + 2 * kv_width;
-        let group = heads.query / heads.key_value;
-        let mut rows = qkv.chunks_exact_mut(width).zip(mixed.chunks_exact_mut(q_width));
-        let longest = spans.iter().map(|s| s.slot.len() + s.tokens.len()).max().unwrap_or(0);
-        let mut scores = vec![0.0; longest.next_multiple_of(LANES)];
-        for span in spans {
-            let first = span.slot.len();
-            for (position, (qkv, mixed)) in (first..first + span.tokens.len()).zip(&mut rows) {
+        let mut rows = qkv.chunks_exact_mut(width);
+        for Span { sequence, tokens, .. } in spans.iter_mut() {
+            for (position, qkv) in (sequence.len()..sequence.len() + tokens.len()).zip(&mut rows) {
                 self.place(layer, position, qkv);
-                let (q, kv) = qkv.split_at(q_width);
-                let (k, v) = kv.split_at(kv_width);
-                for head in 0..heads.key_value {
-                    let at = head * heads.dim..(head + 1) * heads.dim;
-                    let mut cache = span.slot.head(layer, head);
-                    cache.write(position, &k[at.clone()], &v[at]);
-                    let queries = head * group * heads.dim..(head + 1) * group * heads.dim;
-                    cache.seen(position + 1).attend(&q[queries.clone()], &mut mixed[queries], &mut scores);
-                }
+                let (k, v) = qkv[q_width..].split_at(kv_width);
+                let written = sequence.write(part, position, k, v);
+                written.ok_or_else(|| Error::Unsupported("a row wrote to a block that others share".into()))?;
             }
+        }
+        let seen = spans.iter().flat_map(|s| (1..=s.tokens.len()).map(|t| (&*s.sequence, s.sequence.len() + t)));
+        let rows = qkv.chunks_exact(width).zip(mixed.chunks_exact_mut(q_width)).zip(seen);
+        let jobs: Vec<Attention> = rows
+            .map(|((qkv, mixed), (sequence, len))| Attention { part, q: &qkv[..q_width], sequence, len, mixed })
+            .collect();
+        if may_fork() {
+            jobs.into_par_iter().for_each(Attention::run);
+        } else {
+            jobs.into_iter().for_each(Attention::run);
+        }
+        Ok(())
+    }
+}
+
+/// The attention of one token in one layer.
+struct Attention<'a> {
+    part: Part,
+    /// `[query heads, dim]`.
+    q: &'a [f32],
+    sequence: &'a Sequence,
+    /// Positions seen, the token's own included.
+    len: usize,
+    /// `[query heads, dim]`, written.
+    mixed: &'a mut [f32],
+}
+
+impl Attention<'_> {
+    fn run(self) {
+        let Heads { query, key_value, dim } = self.part.heads;
+        let group = query / key_value * dim;
+        let mut scores = vec![0.0; self.len.next_multiple_of(LANES)];
+        for (head, (q, mixed)) in self.q.chunks_exact(group).zip(self.mixed.chunks_exact_mut(group)).enumerate() {
+            self.sequence.seen(self.part, head, self.len).attend(q, mixed, &mut scores);
         }
     }
 }
@@ -249,36 +321,55 @@ impl Decoder {
     }
 }
 
-/// Working space of one forward pass.
+/// What the steps of one caller compute in, kept from one to the next.
+#[derive(Default)]
+pub struct Workspace(Vec<Buffers>);
+
+/// Working space of one forward pass, a row a token.
+#[derive(Default)]
 struct Buffers {
+    x: Vec<f32>,
     normed: Vec<f32>,
     qkv: Vec<f32>,
     mixed: Vec<f32>,
     gate_up: Vec<f32>,
     gated: Vec<f32>,
     update: Vec<f32>,
+    /// A row a span that wants them.
+    logits: Vec<f32>,
 }
 
 impl Buffers {
-    fn new(tokens: usize, config: &Config) -> Self {
+    /// `x` empty and the rest of so many rows.
+    fn fit(&mut self, tokens: usize, config: &Config) {
         let (q, kv) = config.widths();
-        let of = |width: usize| vec![0.0; tokens * width];
-        Self {
-            normed: of(config.hidden_size),
-            qkv: of(q + 2 * kv),
-            mixed: of(q),
-            gate_up: of(2 * config.intermediate_size),
-            gated: of(config.intermediate_size),
-            update: of(config.hidden_size),
+        self.x.clear();
+        let sizes = [
+            (&mut self.normed, config.hidden_size),
+            (&mut self.qkv, q + 2 * kv),
+            (&mut self.mixed, q),
+            (&mut self.gate_up, 2 * config.intermediate_size),
+            (&mut self.gated, config.intermediate_size),
+            (&mut self.update, config.hidden_size),
+        ];
+        for (buffer, width) in sizes {
+            buffer.resize(tokens * width, 0.0);
         }
     }
 }
 
+/// Rows that one task of an elementwise step takes.
+const ROWS: usize = 16;
+
 fn norm_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
-    vectorized!({
-        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
-            math::rms_norm_row(x, w, eps, y);
-        }
+    let width = w.len();
+    for_each_chunk(y, ROWS * width, |i, y| {
+        let x = &x[i * ROWS * width..][..y.len()];
+        vectorized!({
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                math::rms_norm_row(x, w, eps, y);
+            }
+        });
     });
 }
 
@@ -298,12 +389,15 @@ fn add(x: &mut [f32], update: &[f32]) {
 
 /// `gated = silu(gate) * up` of rows `[gate, up]`.
 fn gate(gate_up: &[f32], inner: usize, gated: &mut [f32]) {
-    vectorized!({
-        for (row, out) in gate_up.chunks_exact(2 * inner).zip(gated.chunks_exact_mut(inner)) {
-            let (gate, up) = row.split_at(inner);
-            for ((y, &z), &u) in out.iter_mut().zip(gate).zip(up) {
-                *y = z * math::sigmoid(z) * u;
+    for_each_chunk(gated, ROWS * inner, |i, gated| {
+        let gate_up = &gate_up[2 * i * ROWS * inner..][..2 * gated.len()];
+        vectorized!({
+            for (row, out) in gate_up.chunks_exact(2 * inner).zip(gated.chunks_exact_mut(inner)) {
+                let (gate, up) = row.split_at(inner);
+                for ((y, &z), &u) in out.iter_mut().zip(gate).zip(up) {
+                    *y = z * math::sigmoid(z) * u;
+                }
             }
-        }
+        });
     });
 }

@@ -28,9 +28,9 @@ struct PackedAdapter {
 
 impl PackedProjection {
     /// Packs projections that take the same input; biases are left to the caller.
-    pub fn stack(parts: &[&Projection]) -> Result<Self> {
+    pub fn stack(parts: &[&Projection], compute: Compute) -> Result<Self> {
         let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
-        let mut packed = Self { base: pack(&weights)?, adapters: Vec::new() };
+        let mut packed = Self { base: pack(&weights, compute)?, adapters: Vec::new() };
         packed.adapt(parts)?;
         Ok(packed)
     }
@@ -42,14 +42,23 @@ impl PackedProjection {
         for part in parts {
             if let Some(adapter) = &part.adapter {
                 let b = (&adapter.b.detach() * adapter.scale)?;
-                self.adapters.push(PackedAdapter { first, a: pack(&[&adapter.a])?, b: pack(&[&b])? });
+                self.adapters.push(PackedAdapter {
+                    first,
+                    a: pack(&[&adapter.a], Compute::F32)?,
+                    b: pack(&[&b], Compute::F32)?,
+                });
             }
             first += part.weight.dim(0)?;
         }
         Ok(())
     }
 
-    /// `y = x w^T` with what adapters add, on the calling thread: `x: [rows, in]`, `y: [rows, out]`.
+    /// Bytes of the projections themselves.
+    pub fn bytes(&self) -> usize {
+        self.base.bytes()
+    }
+
+    /// `y = x w^T` with what adapters add: `x: [rows, in]`, `y: [rows, out]`.
     pub fn matmul(&self, x: &[f32], y: &mut [f32]) {
         self.base.matmul(x, y);
         let out = self.base.out();
@@ -97,7 +106,7 @@ impl Rows {
 }
 
 /// Packs matrices `[out_i, in]` of one type, stacked.
-pub(crate) fn pack(parts: &[&Tensor]) -> Result<Packed> {
+pub(crate) fn pack(parts: &[&Tensor], compute: Compute) -> Result<Packed> {
     let inner = parts.first().map_or(Ok(0), |part| part.dim(1))?;
     let narrow = parts.iter().all(|part| part.dtype() == DType::BF16);
     // Read guards of all storages at once, so that nothing is copied on the way.
@@ -109,10 +118,17 @@ pub(crate) fn pack(parts: &[&Tensor]) -> Result<Packed> {
     let weights = storages.collect::<Result<Vec<Weights>>>()?;
     if narrow {
         let parts: Vec<&[bf16]> = weights.iter().filter_map(Weights::narrow).collect();
-        return Ok(Packed::stack_narrow(&parts, inner, Compute::F32));
+        return Ok(match compute {
+            Compute::F32 => Packed::stack_narrow(&parts, inner),
+            Compute::Bf16 => Packed::stack_pairs(&parts, inner),
+        });
     }
     let parts: Vec<_> = weights.iter().map(|w| w.widened(0..w.len())).collect();
-    Ok(Packed::stack(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), inner))
+    let parts: Vec<&[f32]> = parts.iter().map(|part| &part[..]).collect();
+    Ok(match compute {
+        Compute::F32 => Packed::stack(&parts, inner),
+        Compute::Bf16 => Packed::stack_pairs(&parts, inner),
+    })
 }
 
 /// The elements of an f32 tensor.

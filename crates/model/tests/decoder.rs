@@ -2,8 +2,9 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+use model::cache::{Pool, Sequence};
 use model::config::Config;
-use model::decode::{Decoder, Span};
+use model::decode::{Compute, Decoder, Span, Workspace};
 use model::ops::HeadScores;
 use model::qwen2::{PackedBatch, Qwen2};
 use model::recompute::Sink;
@@ -64,6 +65,13 @@ fn every_kind() -> Vec<Qwen2> {
     ]
 }
 
+/// An empty sequence with room for so many tokens.
+fn room(pool: &mut Pool, tokens: usize) -> Sequence {
+    let mut sequence = Sequence::default();
+    assert!(pool.reserve(&mut sequence, tokens));
+    sequence
+}
+
 fn log_prob(logits: &[f32], token: u32) -> f32 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|z| ((z - top) as f64).exp()).sum();
@@ -73,7 +81,7 @@ fn log_prob(logits: &[f32], token: u32) -> f32 {
 #[test]
 fn decoder_and_training_forward_agree() {
     for model in every_kind() {
-        let decoder = Decoder::pack(&model).unwrap();
+        let decoder = Decoder::pack(&model, Compute::F32).unwrap();
         let sequences: Vec<Vec<u32>> =
             (1..5usize).map(|s| (0..20 * s as u32).map(|i| (i * 13 + s as u32 * 5) % 50).collect()).collect();
         let prompt = 4;
@@ -81,15 +89,19 @@ fn decoder_and_training_forward_agree() {
         let want = model.scores(&batch, 1.0).unwrap().log_probs.to_vec1::<f32>().unwrap();
 
         let mut got: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
-        let mut cache = decoder.cache(sequences.len(), 128);
+        let mut pool = Pool::new(decoder.config(), 32);
+        let mut caches: Vec<Sequence> = sequences.iter().map(|s| room(&mut pool, s.len())).collect();
+        let mut workspace = Workspace::default();
         for t in prompt..80 {
             let live: Vec<usize> = (0..sequences.len()).filter(|&s| t < sequences[s].len()).collect();
-            let spans = cache.slots_mut().iter_mut().zip(&sequences).filter(|(_, s)| t < s.len());
-            let spans = spans
-                .map(|(slot, s)| Span { tokens: if t == prompt { &s[..prompt] } else { &s[t - 1..t] }.into(), slot });
-            let next = decoder.step(spans.collect(), |row, logits| log_prob(logits, sequences[live[row]][t])).unwrap();
+            let spans = caches.iter_mut().zip(&sequences).filter(|(_, s)| t < s.len()).map(|(sequence, s)| {
+                let tokens = if t == prompt { &s[..prompt] } else { &s[t - 1..t] }.into();
+                Span { tokens, sequence, logits: true }
+            });
+            let pick = |row: usize, logits: &mut [f32]| log_prob(logits, sequences[live[row]][t]);
+            let next = decoder.step(&mut workspace, spans.collect(), pick).unwrap();
             for (&s, value) in live.iter().zip(next) {
-                got[s].push(value);
+                got[s].push(value.unwrap());
             }
         }
         let got = got.concat();
@@ -115,12 +127,57 @@ fn every_variable_gets_a_gradient() {
 }
 
 #[test]
+fn logits_are_the_same_bits_however_a_sequence_was_fed() {
+    let model = tiny(4, 2, true);
+    let decoder = Decoder::pack(&model, Compute::F32).unwrap();
+    let mut pool = Pool::new(decoder.config(), 32);
+    let tokens: Vec<u32> = (0..50).map(|i| (i * 13 + 5) % 50).collect();
+    let feed = |sequence: &mut Sequence, upto: &[usize]| {
+        let mut logits = None;
+        for &end in upto {
+            let spans = vec![Span { tokens: tokens[sequence.len()..end].into(), sequence, logits: end == 50 }];
+            logits = decoder.step(&mut Workspace::default(), spans, |_, z| z.to_vec()).unwrap().remove(0);
+        }
+        logits.unwrap()
+    };
+    let want = feed(&mut room(&mut pool, 50), &[50]);
+    let mut by_parts = room(&mut pool, 50);
+    assert_eq!(feed(&mut by_parts, &[3, 20, 49, 50]), want);
+    let mut beginning = room(&mut pool, 50);
+    feed(&mut beginning, &[37, 50]);
+    let mut shared = Sequence::beginning(beginning.blocks()[..2].to_vec());
+    assert!(pool.reserve(&mut shared, 18));
+    assert_eq!(feed(&mut shared, &[50]), want);
+    let mut first = room(&mut pool, 37);
+    let spans = vec![Span { tokens: tokens[..37].into(), sequence: &mut first, logits: false }];
+    assert_eq!(decoder.step(&mut Workspace::default(), spans, |_, _| ()).unwrap(), [None]);
+    let mut fork = pool.fork(&first).unwrap();
+    assert!(pool.reserve(&mut fork, 13));
+    assert_eq!(feed(&mut fork, &[50]), want);
+}
+
+#[test]
+fn products_in_bf16_are_near_those_in_f32() {
+    let model = of_type(4, 2, false, r#""model_type": "qwen2""#, DType::BF16);
+    let logits = |compute| {
+        let decoder = Decoder::pack(&model, compute).unwrap();
+        let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
+        let spans = vec![Span { tokens: (&[1u32, 2, 3][..]).into(), sequence: &mut sequence, logits: true }];
+        decoder.step(&mut Workspace::default(), spans, |_, z| z.to_vec()).unwrap().remove(0).unwrap()
+    };
+    let (want, got) = (logits(Compute::F32), logits(Compute::Bf16));
+    let size = want.iter().fold(0.0f32, |m, z| m.max(z.abs()));
+    let gap = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(gap > 0.0 && gap < 0.02 * size, "{gap} of {size}");
+}
+
+#[test]
 fn limits_are_errors_that_say_so() {
-    let decoder = Decoder::pack(&tiny(2, 1, true)).unwrap();
-    let mut cache = decoder.cache(1, 16);
+    let decoder = Decoder::pack(&tiny(2, 1, true), Compute::F32).unwrap();
+    let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
     let mut step = |tokens: &[u32]| {
-        let spans = vec![Span { tokens: tokens.into(), slot: &mut cache.slots_mut()[0] }];
-        decoder.step(spans, |_, _| ()).map_err(|e| e.to_string())
+        let spans = vec![Span { tokens: tokens.into(), sequence: &mut sequence, logits: true }];
+        decoder.step(&mut Workspace::default(), spans, |_, _| ()).map_err(|e| e.to_string())
     };
     assert!(step(&[50]).unwrap_err().contains("token 50"));
     assert!(step(&[1; 17]).unwrap_err().contains("17 tokens"));
@@ -227,18 +284,18 @@ fn adapters_begin_as_nothing_merge_to_the_same_model_and_come_back_from_disk() {
 #[test]
 fn a_decoder_takes_new_adapters_without_packing_its_weights_again() {
     let model = with_adapters(tiny(4, 2, true));
-    let mut decoder = Decoder::pack(&model).unwrap();
+    let mut decoder = Decoder::pack(&model, Compute::F32).unwrap();
     let logits = |decoder: &Decoder| {
-        let mut cache = decoder.cache(1, 16);
-        let spans = vec![Span { tokens: (&[1u32, 2, 3][..]).into(), slot: &mut cache.slots_mut()[0] }];
-        decoder.step(spans, |_, logits| logits.to_vec()).unwrap().remove(0)
+        let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
+        let spans = vec![Span { tokens: (&[1u32, 2, 3][..]).into(), sequence: &mut sequence, logits: true }];
+        decoder.step(&mut Workspace::default(), spans, |_, logits| logits.to_vec()).unwrap().remove(0)
     };
     let before = logits(&decoder);
     let (_, var) = &model.variables()[1];
     var.set(&var.affine(3.0, 0.0).unwrap()).unwrap();
     assert!(decoder.refresh(&model.detached()).unwrap());
     assert_ne!(logits(&decoder), before);
-    assert_eq!(logits(&decoder), logits(&Decoder::pack(&model).unwrap()));
+    assert_eq!(logits(&decoder), logits(&Decoder::pack(&model, Compute::F32).unwrap()));
     assert!(!decoder.refresh(&with_adapters(tiny(4, 2, true))).unwrap());
     assert!(!decoder.refresh(&tiny(4, 2, true)).unwrap());
 }

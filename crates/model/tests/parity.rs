@@ -3,8 +3,9 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
+use model::cache::{Pool, Sequence};
 use model::config::Config;
-use model::decode::{Decoder, Span};
+use model::decode::{Compute, Decoder, Span, Workspace};
 use model::ops::HeadScores;
 use model::qwen2::{PackedBatch, Qwen2};
 use model::{Result, recompute};
@@ -184,15 +185,16 @@ fn one_sequence_at_a_time_gives_the_same() {
 #[test]
 fn generated_log_probs_are_those_of_transformers() {
     for_each_case(|case| {
-        let decoder = Decoder::pack(&case.model).unwrap();
+        let decoder = Decoder::pack(&case.model, Compute::F32).unwrap();
         let mut found = Vec::new();
         for (tokens, prompt) in &case.sequences {
-            let mut cache = decoder.cache(1, tokens.len());
+            let mut sequence = Sequence::default();
+            assert!(Pool::new(decoder.config(), 64).reserve(&mut sequence, tokens.len()));
             for t in *prompt..tokens.len() {
                 let fed = if t == *prompt { &tokens[..t] } else { &tokens[t - 1..t] };
-                let span = Span { tokens: fed.into(), slot: &mut cache.slots_mut()[0] };
-                let target = tokens[t];
-                found.extend(decoder.step(vec![span], |_, z| log_prob(z, target, case.temperature)).unwrap());
+                let span = Span { tokens: fed.into(), sequence: &mut sequence, logits: true };
+                let pick = |_, z: &mut [f32]| log_prob(z, tokens[t], case.temperature);
+                found.extend(decoder.step(&mut Workspace::default(), vec![span], pick).unwrap().into_iter().flatten());
             }
         }
         case.close("log_probs", &Tensor::new(found, &Device::Cpu).unwrap(), LOG_PROB_TOLERANCE);

@@ -35,6 +35,13 @@ pub enum Control {
     Stop,
 }
 
+impl Control {
+    /// Stops if one of both does.
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Self::Stop { self } else { other }
+    }
+}
+
 /// What can go wrong with sampling.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -3,12 +3,15 @@
 //! An [`Engine`] takes weights and requests and gives [`Rollout`]s. [`Local`] is the engine in this process, with
 //! continuous batching; it knows tokens and a budget, not answers.
 
+mod batch;
 mod engine;
 mod local;
 pub mod pick;
+mod prefix;
 mod rollout;
 
 pub use engine::{Control, Engine, Error, Request, Result, Sampled};
-pub use local::{Limits, Local};
+pub use local::{Limits, Local, Work};
+pub use model::decode::Compute;
 pub use pick::Sampling;
 pub use rollout::{Finish, Rollout};

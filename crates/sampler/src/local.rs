@@ -1,14 +1,12 @@
-//! The engine in this process: continuous batching over a preallocated cache.
-//!
-//! Requests wait in a queue; a row that has finished is replaced at once, so one long response never holds a batch. What a
-//! row samples depends on its own stream and prompt alone, never on its neighbours.
+//! The engine in this process: continuous batching over a cache of blocks whose memory is bounded beforehand.
 
+use crate::batch::{Batch, Tools};
 use crate::engine::{Control, Engine, Error, Request, Result, Sampled};
-use crate::pick::{Sampling, pick, uniform};
-use crate::rollout::{Finish, Rollout};
+use crate::pick::Sampling;
+use crate::rollout::Rollout;
 use model::Qwen2;
-use model::cache::KvCache;
-use model::decode::{Decoder, Span};
+use model::cache::{Pool, blocks_for};
+use model::decode::{Compute, Decoder, Workspace};
 
 /// What the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,137 +17,67 @@ pub struct Limits {
     pub cache_bytes: Option<u64>,
 }
 
+/// What a call of [`Engine::generate`] took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Steps of the whole batch.
+    pub steps: usize,
+    /// Tokens that went through the model.
+    pub fed_tokens: usize,
+    /// Tokens of prompts that did not have to, since another row's were taken.
+    pub shared_tokens: usize,
+    /// Rows that were sent back to the queue since the cache was full.
+    pub preemptions: usize,
+}
+
 /// Continuous batching on this machine's CPU.
 pub struct Local {
     limits: Limits,
+    compute: Compute,
     decoder: Option<Decoder>,
     version: u64,
-    cache: Option<KvCache>,
-}
-
-/// A row in progress.
-struct Row {
-    request: usize,
-    tokens: Vec<u32>,
-    log_probs: Vec<f32>,
+    pool: Option<Pool>,
+    workspace: Workspace,
+    work: Work,
 }
 
 impl Local {
-    /// An engine without weights yet.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, decoder: None, version: 0, cache: None }
+    /// An engine without weights yet, whose products are computed in `compute`.
+    pub fn new(limits: Limits, compute: Compute) -> Self {
+        let (decoder, pool, workspace, work) = Default::default();
+        Self { limits, compute, decoder, version: 0, pool, workspace, work }
     }
 
-    /// A cache for these requests: as many rows as are allowed, are needed, and fit.
-    fn cache(&mut self, requests: &[Request]) -> Result<KvCache> {
-        let decoder = self.decoder.as_ref().ok_or(Error::NoWeights)?;
+    /// What the last call of [`Engine::generate`] took.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// A cache for these requests: as many blocks as they need at once, or as are allowed.
+    fn pool(&mut self, requests: &[Request]) -> Result<Pool> {
+        let config = self.decoder.as_ref().ok_or(Error::NoWeights)?.config();
         let capacity = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(0);
-        let limit = decoder.config().max_positions;
+        let limit = config.max_positions;
         if capacity > limit {
             let message = "shorten the prompt or the budget (schedule.l_max, --max-tokens)";
             return Err(Error::Request(format!(
                 "{capacity} tokens are beyond the model's limit of {limit}; {message}"
             )));
         }
-        let mut rows = self.limits.max_rows.min(requests.len()).max(1);
+        let mut blocks = self.limits.max_rows.min(requests.len()).max(1) * blocks_for(capacity);
         if let Some(bytes) = self.limits.cache_bytes {
-            let row = KvCache::bytes(decoder.config(), 1, capacity) as u64;
-            rows = rows.min(usize::try_from(bytes / row).unwrap_or(usize::MAX));
-            if rows == 0 {
+            let block = Pool::block_bytes(config) as u64;
+            blocks = blocks.min(usize::try_from(bytes / block).unwrap_or(usize::MAX));
+            if blocks < blocks_for(capacity) {
+                let one = block * blocks_for(capacity) as u64;
                 let message =
-                    format!("a sequence of {capacity} tokens needs {row} bytes of cache, the limit is {bytes}");
+                    format!("a sequence of {capacity} tokens needs {one} bytes of cache, the limit is {bytes}");
                 return Err(Error::Request(format!("{message}; raise sampler.cache_memory")));
             }
         }
-        match self.cache.take() {
-            Some(mut cache) if cache.fits(rows, capacity) => {
-                cache.slots_mut().iter_mut().for_each(model::cache::Slot::clear);
-                Ok(cache)
-            }
-            _ => Ok(decoder.cache(rows, capacity)),
-        }
-    }
-
-    fn run(
-        &self,
-        cache: &mut KvCache,
-        requests: &[Request],
-        sampling: &Sampling,
-        watch: &mut dyn FnMut(Sampled) -> Control,
-    ) -> Result<Vec<Rollout>> {
-        let decoder = self.decoder.as_ref().ok_or(Error::NoWeights)?;
-        let slots = self.limits.max_rows.min(cache.slots_mut().len());
-        let mut queue = 0..requests.len();
-        let mut rows: Vec<Option<Row>> = (0..slots).map(|_| None).collect();
-        let mut done: Vec<Option<Rollout>> = requests.iter().map(|_| None).collect();
-        loop {
-            for (row, slot) in rows.iter_mut().zip(cache.slots_mut()).filter(|(row, _)| row.is_none()) {
-                slot.clear();
-                *row = queue.next().map(|request| Row::new(request, requests[request].max_new_tokens));
-            }
-            let (mut active, spans): (Vec<&mut Option<Row>>, Vec<Span>) = rows
-                .iter_mut()
-                .zip(cache.slots_mut())
-                .filter_map(|(row, slot)| {
-                    let tokens = row.as_ref()?.feed(requests).to_vec().into();
-                    Some((row, Span { tokens, slot }))
-                })
-                .unzip();
-            if active.is_empty() {
-                break;
-            }
-            let draws: Vec<f64> = active.iter().flat_map(|row| row.as_ref().map(|r| r.draw(requests))).collect();
-            let picked = decoder.step(spans, |i, logits| pick(logits, sampling, draws[i]))?;
-            let mut control = Control::Continue;
-            for (slot, (token, log_prob)) in active.iter_mut().zip(picked) {
-                let Some(row) = slot else { continue };
-                let request = row.request;
-                let finish = row.push(token, log_prob, requests, sampling);
-                if let Some(finish) = finish {
-                    done[request] = slot.take().map(|row| row.finished(finish, self.version));
-                }
-                if watch(Sampled { request, token, finish }) == Control::Stop {
-                    control = Control::Stop;
-                }
-            }
-            if control == Control::Stop {
-                return Err(Error::Stopped);
-            }
-        }
-        Ok(done.into_iter().flatten().collect())
-    }
-}
-
-impl Row {
-    fn new(request: usize, budget: usize) -> Self {
-        Self { request, tokens: Vec::with_capacity(budget), log_probs: Vec::with_capacity(budget) }
-    }
-
-    /// What the next step reads: the whole prompt first, then the token sampled last.
-    fn feed<'a>(&'a self, requests: &'a [Request]) -> &'a [u32] {
-        match self.tokens.len() {
-            0 => requests[self.request].prompt,
-            n => &self.tokens[n - 1..],
-        }
-    }
-
-    /// The random number of the next token.
-    fn draw(&self, requests: &[Request]) -> f64 {
-        uniform(requests[self.request].stream, self.tokens.len())
-    }
-
-    /// Takes a token; says how the response ended if it did.
-    fn push(&mut self, token: u32, log_prob: f32, requests: &[Request], sampling: &Sampling) -> Option<Finish> {
-        self.tokens.push(token);
-        self.log_probs.push(log_prob);
-        if sampling.stop.contains(&token) {
-            return Some(Finish::Stop);
-        }
-        (self.tokens.len() >= requests[self.request].max_new_tokens).then_some(Finish::Length)
-    }
-
-    fn finished(self, finish: Finish, weight_version: u64) -> Rollout {
-        Rollout { tokens: self.tokens, log_probs: self.log_probs, finish, weight_version }
+        let mut pool = self.pool.take().unwrap_or_else(|| Pool::new(config, blocks));
+        pool.set_limit(blocks);
+        Ok(pool)
     }
 }
 
@@ -158,8 +86,11 @@ impl Engine for Local {
         let refreshed = self.decoder.as_mut().map_or(Ok(false), |decoder| decoder.refresh(model))?;
         if !refreshed {
             // Dropped before its successor is made: there is never a second copy of the weights.
-            self.decoder = None;
-            self.decoder = Some(Decoder::pack(model)?);
+            let before = self.decoder.take().map(|decoder| decoder.config().clone());
+            if before.is_some_and(|config| config != *model.config()) {
+                self.pool = None;
+            }
+            self.decoder = Some(Decoder::pack(model, self.compute)?);
         }
         self.version += 1;
         Ok(())
@@ -174,10 +105,20 @@ impl Engine for Local {
         if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
             return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
         }
-        let mut cache = self.cache(requests)?;
-        let rollouts = self.run(&mut cache, requests, sampling, watch);
-        self.cache = Some(cache);
-        rollouts
+        let mut pool = self.pool(requests)?;
+        let tools = Tools {
+            decoder: self.decoder.as_ref().ok_or(Error::NoWeights)?,
+            pool: &mut pool,
+            workspace: &mut self.workspace,
+            sampling,
+            max_rows: self.limits.max_rows,
+            weight_version: self.version,
+        };
+        let outcome = Batch::new(tools, requests).run(watch);
+        self.pool = Some(pool);
+        let (rollouts, work) = outcome?;
+        self.work = work;
+        Ok(rollouts)
     }
 }
 
@@ -193,7 +134,7 @@ mod tests {
     fn engine(max_rows: usize) -> Local {
         let config = Config::parse(TINY, std::path::Path::new("config.json")).unwrap();
         let model = init::random(config, 0.5, 3, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let mut engine = Local::new(Limits { max_rows, cache_bytes: None });
+        let mut engine = Local::new(Limits { max_rows, cache_bytes: None }, Compute::F32);
         engine.load_weights(&model).unwrap();
         engine
     }

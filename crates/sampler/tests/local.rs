@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use model::{Config, PackedBatch, Qwen2, init};
-use sampler::{Control, Engine, Error, Finish, Limits, Local, Request, Rollout, Sampling, pick};
+use sampler::{Compute, Control, Engine, Error, Finish, Limits, Local, Request, Rollout, Sampling, pick};
 use std::path::Path;
 
 fn policy() -> Qwen2 {
@@ -13,7 +13,7 @@ fn policy() -> Qwen2 {
 }
 
 fn engine(model: &Qwen2, max_rows: usize, cache_bytes: Option<u64>) -> Local {
-    let mut engine = Local::new(Limits { max_rows, cache_bytes });
+    let mut engine = Local::new(Limits { max_rows, cache_bytes }, Compute::F32);
     engine.load_weights(model).unwrap();
     engine
 }
@@ -47,6 +47,14 @@ fn a_thousand_rollouts_are_the_same_bits_in_any_batch_and_at_any_number_of_threa
     for (threads, rows) in [(2, 64), (2, 7), (1, 1001), (3, 200)] {
         let got = pool(threads).install(|| generate(&mut engine(&model, rows, None), &requests));
         assert!(got == want, "{rows} rows on {threads} threads sample something else");
+    }
+    // Room for the longest sequence and a little more: rows are sent away and computed again.
+    let block = 16 * 2 * 2 * 2 * 16 * 4;
+    for (threads, blocks) in [(1, 3), (2, 5), (2, 40)] {
+        let mut engine = engine(&model, 64, Some(blocks * block));
+        let got = pool(threads).install(|| generate(&mut engine, &requests));
+        assert!(got == want, "a cache of {blocks} blocks on {threads} threads samples something else");
+        assert!(engine.work().preemptions > 0 || blocks > 5, "{:?}", engine.work());
     }
     let mut backwards = requests.clone();
     backwards.reverse();
@@ -88,6 +96,51 @@ fn a_response_ends_at_its_budget_or_behind_a_stop_token() {
 }
 
 #[test]
+fn a_prompt_is_computed_once_for_its_group() {
+    let model = policy();
+    let prompt: Vec<u32> = (0..53).map(|i| (i * 7) % 40).collect();
+    let longer: Vec<u32> = prompt.iter().copied().chain([1, 2, 3]).collect();
+    let request = |prompt, stream| Request { prompt, stream, max_new_tokens: 8 };
+    let group: Vec<Request> = (0..6).map(|stream| request(&prompt, stream)).chain([request(&longer, 9)]).collect();
+    let sampling = Sampling::at(1.0, &[]);
+    let run = |rows, group: &[Request]| {
+        let mut engine = engine(&model, rows, None);
+        let rollouts = engine.generate(group, &sampling, &mut |_| Control::Continue).unwrap();
+        (rollouts, engine.work())
+    };
+    // All at once: the prompt once, seven tokens for each of the six, and the longer prompt, which shares no block with
+    // one that is computed in the same step.
+    let (want, work) = run(7, &group);
+    assert_eq!((work.fed_tokens, work.shared_tokens), (53 + 6 * 7 + 56 + 7, 5 * 53));
+    // Two rows: of each later pair one takes the three full blocks and computes the rest, and the other forks from it.
+    let (got, work) = run(2, &group);
+    assert_eq!(got, want);
+    assert_eq!((work.fed_tokens, work.shared_tokens), (53 + 6 * 7 + 2 * 5 + 8 + 7, 53 + 2 * (48 + 53) + 48));
+    // Each alone.
+    for (request, want) in group.iter().zip(&want) {
+        assert_eq!(run(1, std::slice::from_ref(request)).0, std::slice::from_ref(want));
+    }
+}
+
+#[test]
+fn long_prompts_are_fed_by_parts_beside_others() {
+    let text = r#"{"model_type": "qwen2", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 6000}"#;
+    let config = Config::parse(text, Path::new("config.json")).unwrap();
+    let model = init::random(config, 0.15, 11, DType::F32, &Device::Cpu).unwrap();
+    let prompts: Vec<Vec<u32>> =
+        [3, 3000, 5000].into_iter().map(|n| (0..n).map(|i| (i * 7 + n) % 40).collect()).collect();
+    let requests: Vec<Request> =
+        prompts.iter().map(|prompt| Request { prompt, stream: prompt.len() as u64, max_new_tokens: 5 }).collect();
+    let mut together = engine(&model, 3, None);
+    let want: Vec<Rollout> =
+        requests.iter().flat_map(|r| generate(&mut engine(&model, 1, None), std::slice::from_ref(r))).collect();
+    assert_eq!(generate(&mut together, &requests), want);
+    // 8003 tokens of prompts at 2048 a step, and what is left of the responses.
+    assert!(together.work().steps >= 4, "{:?}", together.work());
+}
+
+#[test]
 fn limits_and_bad_requests_are_errors_before_anything_runs() {
     let model = policy();
     let prompt = [1, 2, 3];
@@ -99,7 +152,10 @@ fn limits_and_bad_requests_are_errors_before_anything_runs() {
     assert!(message(&mut engine(&model, 4, None), request(94)).contains("limit of 96"));
     assert!(message(&mut engine(&model, 4, Some(100)), request(8)).contains("sampler.cache_memory"));
     assert!(message(&mut engine(&model, 4, None), request(0)).contains("zero tokens"));
-    assert!(message(&mut Local::new(Limits { max_rows: 4, cache_bytes: None }), request(8)).contains("no weights"));
+    assert!(
+        message(&mut Local::new(Limits { max_rows: 4, cache_bytes: None }, Compute::F32), request(8))
+            .contains("no weights")
+    );
     let stopped = engine(&model, 4, None).generate(&[request(8)], &Sampling::at(1.0, &[]), &mut |_| Control::Stop);
     assert!(matches!(stopped, Err(Error::Stopped)));
 }

@@ -136,6 +136,9 @@ pub struct EvalArgs {
     /// The first so many problems; all when absent
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub problems: Option<usize>,
+    /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
+    #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -163,6 +166,9 @@ pub struct GenerateArgs {
     /// With --data: the first so many problems; all when absent
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, conflicts_with = "prompt")]
     pub problems: Option<usize>,
+    /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
+    #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -250,7 +256,7 @@ pub struct BenchArgs {
     /// Tokens of each response
     #[arg(long, value_name = "N", default_value = "256", value_parser = count, allow_negative_numbers = true)]
     pub new_tokens: usize,
-    /// The type that the policy's matrices are kept in
+    /// What the policy's matrices are kept in, and, on the CPU, rollouts are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Train adapters of this rank for every projection, the weights frozen

@@ -128,7 +128,7 @@ fn trace(config: &SftConfig, text: &Text, index: u64) -> Result<Sequence> {
 fn measure(config: &SftConfig, out: &Path, text: &Text) -> Result<EvalRow> {
     let written = Files::open(&Source::Folder(out.into()))?;
     let model = weights::load(&written, DType::F32, &Device::Cpu)?;
-    let mut engine = Local::new(Limits { max_rows: 192, cache_bytes: None });
+    let mut engine = Local::new(Limits { max_rows: 192, cache_bytes: None }, sampler::Compute::F32);
     engine.load_weights(&model)?;
     let source = data::Source::Countdown(None);
     let problems = data::load(&source, data::Use::Evaluate, config.run.seed, None)?.problems;

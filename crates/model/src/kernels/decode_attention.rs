@@ -5,6 +5,7 @@
 
 use super::math;
 use pulp::{Arch, Simd, WithSimd};
+use std::sync::Arc;
 
 /// Positions a key block holds: one AVX-512 register, two AVX2 or four NEON registers.
 pub const LANES: usize = 16;
@@ -22,10 +23,10 @@ pub struct Seen<'a> {
     pub dim: usize,
     /// Positions, the newest included.
     pub len: usize,
-    /// `[blocks, dim, LANES]`.
-    pub keys: &'a [f32],
-    /// `[positions, dim]`.
-    pub values: &'a [f32],
+    /// What the sequence holds, by blocks of [`LANES`] positions.
+    pub blocks: &'a [Arc<[f32]>],
+    /// Where this head lies in each block: keys `[dim, LANES]`, then values `[LANES, dim]`.
+    pub at: usize,
 }
 
 impl Seen<'_> {
@@ -33,6 +34,19 @@ impl Seen<'_> {
     /// least `len` rounded up to whole blocks.
     pub fn attend(&self, queries: &[f32], out: &mut [f32], scores: &mut [f32]) {
         Arch::new().dispatch(Attend { seen: *self, queries, out, scores });
+    }
+
+    /// Keys of a block, `[dim, LANES]`.
+    #[inline(always)]
+    fn keys(&self, block: usize) -> &[f32] {
+        &self.blocks[block][self.at..self.at + self.dim * LANES]
+    }
+
+    /// Values of a block, `[LANES, dim]`.
+    #[inline(always)]
+    fn values(&self, block: usize) -> &[f32] {
+        let at = self.at + self.dim * LANES;
+        &self.blocks[block][at..at + self.dim * LANES]
     }
 }
 
@@ -61,50 +75,50 @@ impl Attend<'_> {
     /// `VECTORS` registers hold [`LANES`] numbers.
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
-        let Seen { dim, len, keys, values } = self.seen;
+        let Self { seen, queries, out, scores } = self;
+        let Seen { dim, len, .. } = seen;
         let scale = 1.0 / (dim as f32).sqrt();
         let blocks = len.div_ceil(LANES);
-        let keys = &keys[..blocks * dim * LANES];
-        for (query, out) in self.queries.chunks_exact(dim).zip(self.out.chunks_exact_mut(dim)) {
+        for (query, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
             let mut block = 0;
             while block + BLOCKS <= blocks {
-                score::<S, BLOCKS, VECTORS>(
-                    simd,
-                    query,
-                    &keys[block * dim * LANES..],
-                    &mut self.scores[block * LANES..],
-                );
+                score::<S, BLOCKS, VECTORS>(simd, &seen, query, block, scores);
                 block += BLOCKS;
             }
             while block < blocks {
-                score::<S, 1, VECTORS>(simd, query, &keys[block * dim * LANES..], &mut self.scores[block * LANES..]);
+                score::<S, 1, VECTORS>(simd, &seen, query, block, scores);
                 block += 1;
             }
-            let weights = &mut self.scores[..len];
+            let weights = &mut scores[..len];
             let inverse = 1.0 / math::exp_shifted(weights, scale);
             let mut start = 0;
             while start < dim {
                 if dim - start >= 2 * LANES && VECTORS <= 2 {
-                    weigh::<S, 2, VECTORS>(simd, weights, values, inverse, (start, dim), &mut out[start..]);
+                    weigh::<S, 2, VECTORS>(simd, &seen, weights, start, &mut out[start..]);
                     start += 2 * LANES;
                 } else if dim - start >= LANES {
-                    weigh::<S, 1, VECTORS>(simd, weights, values, inverse, (start, dim), &mut out[start..]);
+                    weigh::<S, 1, VECTORS>(simd, &seen, weights, start, &mut out[start..]);
                     start += LANES;
                 } else {
-                    weigh_rest(weights, values, inverse, start, &mut out[start..dim]);
+                    weigh_rest(&seen, weights, start, &mut out[start..dim]);
                     break;
                 }
             }
+            out.iter_mut().for_each(|o| *o *= inverse);
         }
     }
 }
 
-/// Scores of `B` blocks of positions: `sum_d q_d k_d`.
+/// Scores of `B` blocks of positions from `first` on: `sum_d q_d k_d`.
 #[inline(always)]
-fn score<S: Simd, const B: usize, const V: usize>(simd: S, query: &[f32], keys: &[f32], scores: &mut [f32]) {
-    let dim = query.len();
-    let blocks: [&[S::f32s]; B] =
-        std::array::from_fn(|b| &S::as_simd_f32s(&keys[b * dim * LANES..(b + 1) * dim * LANES]).0[..dim * V]);
+fn score<S: Simd, const B: usize, const V: usize>(
+    simd: S,
+    seen: &Seen,
+    query: &[f32],
+    first: usize,
+    scores: &mut [f32],
+) {
+    let blocks: [&[S::f32s]; B] = std::array::from_fn(|b| &S::as_simd_f32s(seen.keys(first + b)).0[..query.len() * V]);
     let mut sums = [[simd.splat_f32s(0.0); V]; B];
     for (d, &q) in query.iter().enumerate() {
         let q = simd.splat_f32s(q);
@@ -114,43 +128,39 @@ fn score<S: Simd, const B: usize, const V: usize>(simd: S, query: &[f32], keys: 
             }
         }
     }
-    for (sums, scores) in sums.iter().zip(scores.chunks_exact_mut(LANES)) {
+    for (sums, scores) in sums.iter().zip(scores[first * LANES..].chunks_exact_mut(LANES)) {
         S::as_mut_simd_f32s(scores).0[..V].copy_from_slice(sums);
     }
 }
 
-/// `out = inverse * sum_t p_t v_t` for `W * LANES` columns from `start` on; `(start, dim)` says where they lie.
+/// `out = sum_t p_t v_t` for `W * LANES` columns from `start` on.
 #[inline(always)]
-fn weigh<S: Simd, const W: usize, const V: usize>(
-    simd: S,
-    p: &[f32],
-    values: &[f32],
-    inverse: f32,
-    (start, dim): (usize, usize),
-    out: &mut [f32],
-) {
+fn weigh<S: Simd, const W: usize, const V: usize>(simd: S, seen: &Seen, p: &[f32], start: usize, out: &mut [f32]) {
+    let dim = seen.dim;
     let zero = [[simd.splat_f32s(0.0); V]; W];
     let mut sums = [zero; POSITIONS];
-    let row = |t: usize| &values[t * dim + start..t * dim + start + W * LANES];
-    let whole = p.len() / POSITIONS * POSITIONS;
-    let mut t = 0;
-    while t < whole {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            accumulate::<S, W, V>(simd, p[t + i], row(t + i), sums);
+    for (block, p) in p.chunks(LANES).enumerate() {
+        let values = seen.values(block);
+        let row = |t: usize| &values[t * dim + start..t * dim + start + W * LANES];
+        let whole = p.len() / POSITIONS * POSITIONS;
+        let mut t = 0;
+        while t < whole {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                accumulate::<S, W, V>(simd, p[t + i], row(t + i), sums);
+            }
+            t += POSITIONS;
         }
-        t += POSITIONS;
+        while t < p.len() {
+            accumulate::<S, W, V>(simd, p[t], row(t), &mut sums[0]);
+            t += 1;
+        }
     }
-    while t < p.len() {
-        accumulate::<S, W, V>(simd, p[t], row(t), &mut sums[0]);
-        t += 1;
-    }
-    let inverse = simd.splat_f32s(inverse);
     let out = S::as_mut_simd_f32s(&mut out[..W * LANES]).0;
     for w in 0..W {
         for v in 0..V {
             let low = simd.add_f32s(sums[0][w][v], sums[1][w][v]);
             let high = simd.add_f32s(sums[2][w][v], sums[3][w][v]);
-            out[w * V + v] = simd.mul_f32s(simd.add_f32s(low, high), inverse);
+            out[w * V + v] = simd.add_f32s(low, high);
         }
     }
 }
@@ -168,11 +178,11 @@ fn accumulate<S: Simd, const W: usize, const V: usize>(simd: S, p: f32, value: &
 
 /// The columns that do not fill a block.
 #[inline(always)]
-fn weigh_rest(p: &[f32], values: &[f32], inverse: f32, start: usize, out: &mut [f32]) {
-    let dim = start + out.len();
+fn weigh_rest(seen: &Seen, p: &[f32], start: usize, out: &mut [f32]) {
     out.fill(0.0);
-    for (&p, value) in p.iter().zip(values.chunks_exact(dim)) {
-        math::axpy(out, p, &value[start..]);
+    for (block, p) in p.chunks(LANES).enumerate() {
+        for (&p, value) in p.iter().zip(seen.values(block).chunks_exact(seen.dim)) {
+            math::axpy(out, p, &value[start..]);
+        }
     }
-    out.iter_mut().for_each(|o| *o *= inverse);
 }

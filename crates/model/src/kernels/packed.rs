@@ -4,7 +4,7 @@
 //! packed once per weight update, in panels of [`PANEL`] outputs, and each output is summed over `k` in order: a row's
 //! result never depends on the other rows of the batch, which is what makes rollouts independent of batching.
 //!
-//! Weights in bf16 are multiplied in one of two ways, see [`Compute`].
+//! Products are in f32 or in bf16, see [`Compute`].
 
 use super::product::Product;
 use super::weights::{Element, rounded};
@@ -17,13 +17,14 @@ pub const PANEL: usize = 32;
 /// Multiplications of one product from which on the threads share it.
 const SHARED: usize = 1 << 22;
 
-/// What products of bf16 weights are computed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// What products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compute {
-    /// The weights are widened, a panel at a time: the product is exact but for the f32 sums.
+    /// f32. Weights in bf16 are widened, a panel at a time.
     #[default]
     F32,
-    /// The input is rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
+    /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
     Bf16,
 }
 
@@ -58,11 +59,18 @@ impl Packed {
     ///
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
-    pub fn stack_narrow(parts: &[&[bf16]], k: usize, compute: Compute) -> Self {
-        let run = if compute == Compute::Bf16 { 2 } else { 1 };
-        let (out, panels) = stacked(parts, k, run, |value| value);
-        let panels = if compute == Compute::Bf16 { Panels::Pairs(panels) } else { Panels::Bf16(panels) };
-        Self { out, k, panels }
+    pub fn stack_narrow(parts: &[&[bf16]], k: usize) -> Self {
+        let (out, panels) = stacked(parts, k, 1, |value| value);
+        Self { out, k, panels: Panels::Bf16(panels) }
+    }
+
+    /// [`Self::stack`] for products in bf16: weights are rounded to it where they are not.
+    ///
+    /// # Panics
+    /// When a matrix is not a whole number of rows of `k`.
+    pub fn stack_pairs<T: Element>(parts: &[&[T]], k: usize) -> Self {
+        let (out, panels) = stacked(parts, k, 2, |value| bf16::from_f32(value.widen()));
+        Self { out, k, panels: Panels::Pairs(panels) }
     }
 
     /// Packs `b: [k, n]`, row-major, for `y = x b`: the transpose of what [`Self::stack`] takes.
@@ -212,13 +220,10 @@ mod tests {
         };
         let want = product(Packed::stack(&[&wide[..]], k));
         assert_eq!(product(Packed::stack(&[&narrow[..]], k)), want);
-        assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k, Compute::F32)), want);
+        assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k)), want);
         let (b, narrow_b) = (&wide[..k * 9], &narrow[..k * 9]);
         assert_eq!(product(Packed::columns(narrow_b, 9)), product(Packed::columns(b, 9)));
-        assert_eq!(
-            2 * Packed::stack_narrow(&[&narrow[..]], k, Compute::F32).bytes(),
-            Packed::stack(&[&wide[..]], k).bytes()
-        );
+        assert_eq!(2 * Packed::stack_narrow(&[&narrow[..]], k).bytes(), Packed::stack(&[&wide[..]], k).bytes());
     }
 
     #[test]
@@ -229,8 +234,8 @@ mod tests {
             let narrow: Vec<bf16> = values(out * k, 5.0).into_iter().map(bf16::from_f32).collect();
             let round: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
             let (mut want, mut got) = (vec![0.0; m * out], vec![0.0; m * out]);
-            Packed::stack_narrow(&[&narrow[..]], k, Compute::F32).matmul(&round, &mut want);
-            let packed = Packed::stack_narrow(&[&narrow[..]], k, Compute::Bf16);
+            Packed::stack_narrow(&[&narrow[..]], k).matmul(&round, &mut want);
+            let packed = Packed::stack_pairs(&[&narrow[..]], k);
             packed.matmul(&x, &mut got);
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "[{m}, {k}] x [{out}]: {got}, not {want}");

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use sampler::{Control, Engine, Limits, Local, Request, Sampling, pick};
+use model::PackedBatch;
+use sampler::{Control, Engine, Limits, Local, Request, Rollout, Sampling, pick};
 use serde::Serialize;
 
 use super::ready;
@@ -20,6 +21,8 @@ const LEAST_REPEATS: usize = 3;
 /// .. and, until [`PATIENCE`] is spent, at most so many.
 const MOST_REPEATS: usize = 15;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Rows whose log-probs are compared with those of training.
+const COMPARED: usize = 4;
 /// The stream of the random token ids.
 const IDS: u64 = 0x6265_6e63;
 /// The seed of fresh adapters.
@@ -47,6 +50,9 @@ struct Figures {
     /// Of an update: the mean of `-log p` over the new tokens, before the first and before the last.
     loss_first: Option<f64>,
     loss_last: Option<f64>,
+    /// Of rollouts: the mean absolute difference, in nats, between the log-probs that were sampled with and those that
+    /// training computes for the same tokens, over the first [`COMPARED`] rows.
+    logprob_gap: Option<f64>,
     /// What `trainer doctor` would say that an update takes.
     predicted_memory_bytes: Option<u64>,
     /// The largest resident set of the process, weights and all, on the host; null where the system does not tell a
@@ -67,9 +73,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         let message = format!("--prompt-tokens {p} and --new-tokens {n} are beyond the model's limit of {limit}");
         return Err(UsageError::new(format!("{message}; lower them")).into());
     }
-    let (seconds, losses) = match args.kind {
-        BenchKind::Rollout => (rollout(args, &policy)?, Vec::new()),
-        BenchKind::Train => train(args, &policy)?,
+    let (seconds, losses, gap) = match args.kind {
+        BenchKind::Rollout => {
+            let (seconds, gap) = rollout(args, &policy)?;
+            (seconds, Vec::new(), Some(gap))
+        }
+        BenchKind::Train => {
+            let (seconds, losses) = train(args, &policy)?;
+            (seconds, losses, None)
+        }
     };
     let predicted = memory::update(&memory::Update {
         shape: config,
@@ -97,6 +109,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         tokens_per_second: tokens as f64 / median,
         loss_first: losses.first().copied(),
         loss_last: losses.last().copied(),
+        logprob_gap: gap,
         predicted_memory_bytes: (args.kind == BenchKind::Train).then(|| predicted.total()),
         peak_memory_bytes: std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak),
     };
@@ -104,9 +117,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// Exactly `new_tokens` tokens for each of `batch` random prompts; prompts are read, no stop token ends a response.
-fn rollout(args: &BenchArgs, policy: &Policy) -> Result<Vec<f64>> {
+///
+/// Also returns the gap between sampled and trained log-probs.
+fn rollout(args: &BenchArgs, policy: &Policy) -> Result<(Vec<f64>, f64)> {
     let prompts = random_rows(args, args.prompt_tokens, policy.model.config().vocab_size);
-    let mut engine = Local::new(Limits { max_rows: args.batch, cache_bytes: None });
+    let mut engine = Local::new(Limits { max_rows: args.batch, cache_bytes: None }, args.dtype.into());
     engine.load_weights(&policy.model)?;
     let requests: Vec<Request> = prompts
         .iter()
@@ -114,10 +129,25 @@ fn rollout(args: &BenchArgs, policy: &Policy) -> Result<Vec<f64>> {
         .map(|(prompt, stream)| Request { prompt, stream, max_new_tokens: args.new_tokens })
         .collect();
     let sampling = Sampling::at(1.0, &[]);
-    repeat(args.repeats, || {
-        engine.generate(&requests, &sampling, &mut |_| Control::Continue)?;
+    let mut rollouts = Vec::new();
+    let seconds = repeat(args.repeats, || {
+        rollouts = engine.generate(&requests, &sampling, &mut |_| Control::Continue)?;
         Ok(())
-    })
+    })?;
+    Ok((seconds, gap(&requests, &rollouts, policy)?))
+}
+
+fn gap(requests: &[Request], rollouts: &[Rollout], policy: &Policy) -> Result<f64> {
+    let sequence = |(request, rollout): (&Request, &Rollout)| Sequence {
+        tokens: [request.prompt, &rollout.tokens].concat(),
+        prompt: request.prompt.len(),
+    };
+    let sequences: Vec<Sequence> = requests.iter().zip(rollouts).take(COMPARED).map(sequence).collect();
+    let batch = PackedBatch::new(sequences.iter().map(|s| (s.tokens.as_slice(), s.prompt)));
+    let trained = policy.model.detached().scores(&batch, 1.0)?.log_probs.to_vec1::<f32>()?;
+    let sampled = rollouts.iter().take(COMPARED).flat_map(|r| &r.log_probs);
+    let total: f64 = trained.iter().zip(sampled).map(|(t, s)| f64::from((t - s).abs())).sum();
+    Ok(total / trained.len() as f64)
 }
 
 /// One update by the log-probs of the `new_tokens` of each row: forward, backward, AdamW.

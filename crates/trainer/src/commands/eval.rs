@@ -25,6 +25,7 @@ struct Figures<'a> {
     problems: usize,
     /// Responses a problem: the k below.
     samples: usize,
+    dtype: Dtype,
     temperature: f64,
     top_p: f64,
     max_tokens: usize,
@@ -68,7 +69,7 @@ struct Row<'a> {
 /// Measures a policy.
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let problems = ready::problems(&args.data, args.problems)?;
-    let policy = ready::load(&args.model, Dtype::F32, args.device)?;
+    let policy = ready::load(&args.model, args.dtype, args.device)?;
     let longest = longest_prompt(&policy.text, &problems)?;
     let max_tokens = ready::max_tokens(&args.sampling, &policy, longest)?;
     let out = args.out.as_deref().map(ready::create).transpose()?;
@@ -79,7 +80,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         seed: args.sampling.seed,
         extraction: reward::Policy { fallback: Fallback::Standard, ..extraction(&policy.text)? },
     };
-    let mut engine = ready::engine(&policy, longest + max_tokens)?;
+    let mut engine = ready::engine(&policy, longest + max_tokens, args.dtype)?;
     let mut progress = Progress::new(problems.len() * args.samples)?;
     let started = Instant::now();
     let watch = &mut |sampled| {
@@ -130,6 +131,7 @@ fn figures<'a>(
         data: &args.data,
         problems: problems.len(),
         samples: args.samples,
+        dtype: args.dtype,
         temperature: args.sampling.temperature,
         top_p: args.sampling.top_p,
         max_tokens: spent.max_tokens,

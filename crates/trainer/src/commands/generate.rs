@@ -11,7 +11,6 @@ use super::ready;
 use super::stream::TextStream;
 use crate::cli::GenerateArgs;
 use crate::commands::{UsageError, note, print};
-use crate::config::Dtype;
 use crate::policy::Policy;
 
 /// The stream of these samples, apart from those of training and evaluation.
@@ -36,12 +35,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     // clap asks for one of the two.
     let name = args.data.as_deref().unwrap_or_default();
     let problems = ready::problems(name, args.problems)?;
-    let policy = ready::load(&args.model, Dtype::F32, args.device)?;
+    let policy = ready::load(&args.model, args.dtype, args.device)?;
     all(args, &policy, &problems)
 }
 
 fn one(args: &GenerateArgs, message: &str) -> Result<()> {
-    let policy = ready::load(&args.model, Dtype::F32, args.device)?;
+    let policy = ready::load(&args.model, args.dtype, args.device)?;
     let prompt = policy.text.prompt(message)?;
     if prompt.is_empty() {
         return Err(UsageError::new("--prompt: it is empty; the model needs something to go on").into());
@@ -98,7 +97,7 @@ fn sample(
             Control::Stop
         }
     };
-    let mut engine = ready::engine(policy, longest + max_new_tokens)?;
+    let mut engine = ready::engine(policy, longest + max_new_tokens, args.dtype)?;
     let rollouts = engine.generate(&requests, &ready::sampling(&args.sampling, &policy.text), &mut watch);
     match failure {
         Some(error) => Err(error),

@@ -120,6 +120,7 @@ fn activations(shape: &Shape, recompute: bool) -> u64 {
 /// | --- | --- |
 /// | sampler's packed copy | `w P` |
 /// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` |
+/// | logits of a step of generation | `4 · rows · V` |
 /// | key-value cache | `4 · rows · (prompt + largest budget) · 2 n k`, at most `sampler.cache_memory` |
 pub fn estimate(shape: &Shape, config: &Config) -> Need {
     let lora = config.model.lora.as_ref().map(lora::Settings::from);
@@ -132,13 +133,17 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
     });
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
-    need.add("sampler's copy", width * parameters, format!("parameters x {width}, packed for generation"));
+    let packed = if config.sampler.compute == Dtype::Bf16 { BF16 } else { width };
+    need.add("sampler's copy", packed * parameters, format!("parameters x {packed}, packed for generation"));
     if config.reference.is_used() && lora.is_none() {
         let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };
         need.add("reference", width * parameters, format!("parameters x {width} (reference.track above 0)"));
     }
     let (bytes, formula) = cache(shape, config);
     need.add("key-value cache", bytes, formula);
+    let rows = rows(config);
+    let logits = F32 * rows * shape.vocab_size as u64;
+    need.add("logits", logits, format!("of {rows} rows"));
     need
 }
 
@@ -177,9 +182,15 @@ pub fn longest_sequence(config: &Config) -> usize {
     config.data.max_prompt_tokens.saturating_add(budget.max(config.evaluate.max_tokens.unwrap_or(0)))
 }
 
+/// Rows generated at once.
+fn rows(config: &Config) -> u64 {
+    let sampler = &config.sampler;
+    sampler.max_rows.min(sampler.prompts_per_step.saturating_mul(sampler.group_size)) as u64
+}
+
 fn cache(shape: &Shape, config: &Config) -> (u64, String) {
     let sampler = &config.sampler;
-    let rows = sampler.max_rows.min(sampler.prompts_per_step.saturating_mul(sampler.group_size)) as u64;
+    let rows = rows(config);
     let length = longest_sequence(config) as u64;
     let wanted = rows.saturating_mul(length).saturating_mul(F32 * shape.cache_per_token() as u64);
     match sampler.cache_bytes() {

@@ -73,7 +73,7 @@ impl Run {
         let total = schedule.total_steps();
         Ok(Self {
             rate: config.optimizer.rate(total)?,
-            engine: Local::new(Limits { max_rows: config.sampler.max_rows, cache_bytes: config.sampler.cache_bytes() }),
+            engine: engine(&config.sampler),
             extraction: extraction(&policy.text)?,
             checkpoints: Checkpoints::open(&folder, config.checkpoint.keep)?,
             screen: Screen::new(step, total)?,
@@ -297,4 +297,10 @@ pub fn folder_by_time(kind: &str) -> Result<PathBuf> {
 fn write_config(folder: &Path, config: &Config) -> Result<()> {
     let path = folder.join("config.toml");
     std::fs::write(&path, config.to_toml()).with_context(|| format!("{}: cannot write", path.display()))
+}
+
+/// The sampler that the settings ask for, without weights yet.
+fn engine(settings: &crate::config::Sampler) -> Local {
+    let limits = Limits { max_rows: settings.max_rows, cache_bytes: settings.cache_bytes() };
+    Local::new(limits, settings.compute.into())
 }
