@@ -292,7 +292,7 @@ impl Attention<'_> {
     fn run(self) {
         let Heads { query, key_value, dim } = self.part.heads;
         let group = query / key_value * dim;
-        let mut scores = vec![0.0; self.len.next_multiple_of(LANES)];
+        let mut scores = vec![0.0; 2 * self.len.next_multiple_of(LANES)];
         for (head, (q, mixed)) in self.q.chunks_exact(group).zip(self.mixed.chunks_exact_mut(group)).enumerate() {
             self.sequence.seen(self.part, head, self.len).attend(q, mixed, &mut scores);
         }

@@ -25,7 +25,7 @@ impl Columns {
         // SAFETY: the masks leave `width` elements of the row, which the caller vouches for; `wrapping_add` since the
         // upper half of a narrow row, of which nothing is stored, may lie outside.
         unsafe {
-            let at = self.at.add(row * self.stride);
+            let at = self.at.wrapping_add(row * self.stride);
             _mm512_mask_storeu_ps(at, mask as u16, sums[0]);
             _mm512_mask_storeu_ps(at.wrapping_add(16), (mask >> 16) as u16, sums[1]);
         }
@@ -103,11 +103,12 @@ unsafe fn tile<const R: usize>(x: &[f32], panel: &[f32], y: Columns, row: usize)
     let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
     for depth in 0..k {
         // SAFETY: row `depth < k` of `panel` has `PANEL = 32` elements.
-        let (low, high) =
-            unsafe { (_mm512_loadu_ps(w.add(depth * PANEL)), _mm512_loadu_ps(w.add(depth * PANEL + 16))) };
+        let (low, high) = unsafe {
+            (_mm512_loadu_ps(w.wrapping_add(depth * PANEL)), _mm512_loadu_ps(w.wrapping_add(depth * PANEL + 16)))
+        };
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `r < R` and `depth < k`, so the element is one of `x: [R, k]`.
-            let value = _mm512_set1_ps(unsafe { *x.add(r * k + depth) });
+            let value = _mm512_set1_ps(unsafe { *x.wrapping_add(r * k + depth) });
             sums[0] = _mm512_fmadd_ps(value, low, sums[0]);
             sums[1] = _mm512_fmadd_ps(value, high, sums[1]);
         }
@@ -145,10 +146,12 @@ unsafe fn tile_bf16<const R: usize>(x: &[bf16], panel: &[bf16], y: Columns, row:
     let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
     for depth in 0..pairs {
         // SAFETY: row `depth < pairs` of `panel` has `2 * PANEL = 64` elements, two registers.
-        let (low, high) = unsafe { (_mm512_loadu_si512(w.add(2 * depth)), _mm512_loadu_si512(w.add(2 * depth + 1))) };
+        let (low, high) = unsafe {
+            (_mm512_loadu_si512(w.wrapping_add(2 * depth)), _mm512_loadu_si512(w.wrapping_add(2 * depth + 1)))
+        };
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `r < R` and `depth < pairs`, so the pair is one of `x: [R, pairs]`; it need not be aligned.
-            let value = pair(_mm512_set1_epi32(unsafe { x.add(r * pairs + depth).read_unaligned() }));
+            let value = pair(_mm512_set1_epi32(unsafe { x.wrapping_add(r * pairs + depth).read_unaligned() }));
             sums[0] = _mm512_dpbf16_ps(sums[0], value, pair(low));
             sums[1] = _mm512_dpbf16_ps(sums[1], value, pair(high));
         }

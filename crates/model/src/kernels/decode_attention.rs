@@ -14,7 +14,7 @@ pub const LANES: usize = 16;
 const BLOCKS: usize = 4;
 
 /// Positions whose weighted values are summed side by side, likewise.
-const POSITIONS: usize = 4;
+pub(super) const POSITIONS: usize = 4;
 
 /// What one head may attend to.
 #[derive(Clone, Copy)]
@@ -31,20 +31,30 @@ pub struct Seen<'a> {
 
 impl Seen<'_> {
     /// `softmax(q k^T / sqrt(dim)) v` for queries `[group, dim]` into `out: [group, dim]`; `scores` is working space of at
-    /// least `len` rounded up to whole blocks.
+    /// least twice `len` rounded up to whole blocks.
     pub fn attend(&self, queries: &[f32], out: &mut [f32], scores: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if super::avx512_attention::is_for(self.dim) {
+            // SAFETY: the CPU has the instructions.
+            unsafe { super::avx512_attention::attend(self, queries, out, scores) };
+            return;
+        }
+        self.attend_generic(queries, out, scores);
+    }
+
+    fn attend_generic(&self, queries: &[f32], out: &mut [f32], scores: &mut [f32]) {
         Arch::new().dispatch(Attend { seen: *self, queries, out, scores });
     }
 
     /// Keys of a block, `[dim, LANES]`.
     #[inline(always)]
-    fn keys(&self, block: usize) -> &[f32] {
+    pub(super) fn keys(&self, block: usize) -> &[f32] {
         &self.blocks[block][self.at..self.at + self.dim * LANES]
     }
 
     /// Values of a block, `[LANES, dim]`.
     #[inline(always)]
-    fn values(&self, block: usize) -> &[f32] {
+    pub(super) fn values(&self, block: usize) -> &[f32] {
         let at = self.at + self.dim * LANES;
         &self.blocks[block][at..at + self.dim * LANES]
     }
@@ -183,6 +193,46 @@ fn weigh_rest(seen: &Seen, p: &[f32], start: usize, out: &mut [f32]) {
     for (block, p) in p.chunks(LANES).enumerate() {
         for (&p, value) in p.iter().zip(seen.values(block).chunks_exact(seen.dim)) {
             math::axpy(out, p, &value[start..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i as f32 + seed) * 0.37).sin()).collect()
+    }
+
+    /// The softmax over one head of two, by the formula.
+    fn plain(q: &[f32], seen: &Seen) -> Vec<f64> {
+        let dim = seen.dim;
+        let key = |t: usize, d: usize| f64::from(seen.keys(t / LANES)[d * LANES + t % LANES]);
+        let value = |t: usize, d: usize| f64::from(seen.values(t / LANES)[t % LANES * dim + d]);
+        let score = |t| (0..dim).map(|d| f64::from(q[d]) * key(t, d)).sum::<f64>() / (dim as f64).sqrt();
+        let weights: Vec<f64> = (0..seen.len).map(|t| score(t).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        (0..dim).map(|d| weights.iter().enumerate().map(|(t, p)| p / total * value(t, d)).sum()).collect()
+    }
+
+    #[test]
+    fn both_kernels_are_the_formula_and_the_same_bits() {
+        for (dim, group, len) in [(16usize, 1usize, 1usize), (32, 2, 16), (64, 7, 100), (48, 3, 131), (24, 2, 33), (8, 1, 5)] {
+            let size = 4 * LANES * dim;
+            let blocks: Vec<Arc<[f32]>> =
+                (0..len.div_ceil(LANES)).map(|b| values(size, b as f32 * 91.0).into()).collect();
+            let seen = Seen { dim, len, blocks: &blocks, at: 2 * LANES * dim };
+            let queries = values(group * dim, 7.0);
+            let mut scores = vec![0.0; 2 * len.next_multiple_of(LANES)];
+            let (mut fast, mut generic) = (vec![0.0; group * dim], vec![0.0; group * dim]);
+            seen.attend(&queries, &mut fast, &mut scores);
+            seen.attend_generic(&queries, &mut generic, &mut scores);
+            assert_eq!(fast, generic, "dim {dim}, {group} queries, {len} positions");
+            let want: Vec<f64> = queries.chunks_exact(dim).flat_map(|q| plain(q, &seen)).collect();
+            for (got, want) in fast.iter().zip(want) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "dim {dim}, {len} positions: {got}, not {want}");
+            }
         }
     }
 }

@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_attention;
 pub mod decode_attention;
 pub mod gemm;
 pub mod math;
