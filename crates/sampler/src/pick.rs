@@ -3,6 +3,8 @@
 //! The random number of a token depends on its row's stream and its place in the response alone, so neither the batch, nor
 //! the number of threads, nor an interruption changes what is sampled.
 
+use model::kernels::math::softmax_weights;
+
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -41,62 +43,101 @@ pub fn uniform(stream: u64, t: usize) -> f64 {
     (mix(stream ^ mix(t as u64)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Vocabularies above this are summed by blocks of so many tokens, with vectors, and only one block is searched.
+const BLOCK: usize = 4096;
+
 /// Draws a token by inverting the distribution at `u`, and gives its log-probability under the distribution that was
 /// drawn from (temperature and truncation included). Overwrites `logits`.
 pub fn pick(logits: &mut [f32], sampling: &Sampling, u: f64) -> (u32, f32) {
-    let top = logits.iter().copied().enumerate().fold(
-        (0, f32::NEG_INFINITY),
-        |best, (i, z)| {
-            if z > best.1 { (i, z) } else { best }
-        },
-    );
     if sampling.temperature <= 0.0 {
-        return (top.0 as u32, 0.0);
+        return (likeliest(logits) as u32, 0.0);
     }
     let inverse = 1.0 / sampling.temperature as f32;
+    let truncated = sampling.top_k > 0 && sampling.top_k < logits.len() || sampling.top_p < 1.0;
+    if logits.len() > BLOCK {
+        let sums = softmax_weights(logits, inverse, BLOCK);
+        if !truncated {
+            return by_blocks(logits, &sums, u);
+        }
+        let total = truncate(logits, sampling, sums.iter().sum());
+        return one_of(logits, total, u);
+    }
+    let top = logits[likeliest(logits)];
     let mut total = 0.0f64;
     for z in logits.iter_mut() {
-        *z = ((*z - top.1) * inverse).exp();
+        *z = ((*z - top) * inverse).exp();
         total += f64::from(*z);
     }
-    if sampling.top_k > 0 && sampling.top_k < logits.len() || sampling.top_p < 1.0 {
+    if truncated {
         total = truncate(logits, sampling, total);
     }
-    let token = invert(logits, u * total).unwrap_or(top.0);
-    (token as u32, (f64::from(logits[token]) / total).ln() as f32)
+    one_of(logits, total, u)
+}
+
+/// The first of the largest logits.
+fn likeliest(logits: &[f32]) -> usize {
+    let larger = |best: (usize, f32), (i, &z): (usize, &f32)| if z > best.1 { (i, z) } else { best };
+    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), larger).0
+}
+
+/// The token at `u` of weights that sum up to `total`.
+fn one_of(weights: &[f32], total: f64, u: f64) -> (u32, f32) {
+    let token = invert(weights, u * total).unwrap_or_else(|| likeliest(weights));
+    (token as u32, (f64::from(weights[token]) / total).ln() as f32)
+}
+
+/// [`one_of`] of weights whose blocks sum up to `sums`.
+fn by_blocks(weights: &[f32], sums: &[f64], u: f64) -> (u32, f32) {
+    let total: f64 = sums.iter().sum();
+    let mut before = 0.0;
+    let mut found = 0;
+    for (block, &sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+        found = block;
+        if before + sum > u * total {
+            break;
+        }
+        before += sum;
+    }
+    let first = found * BLOCK;
+    let block = &weights[first..weights.len().min(first + BLOCK)];
+    let token = first + invert(block, u * total - before).unwrap_or_else(|| likeliest(block));
+    (token as u32, (f64::from(weights[token]) / total).ln() as f32)
 }
 
 /// Zeroes the weights outside of top-k and top-p, and returns the sum of the rest. Ties go to the lower id.
 fn truncate(weights: &mut [f32], sampling: &Sampling, total: f64) -> f64 {
-    let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(a.cmp(&b)));
-    let limit = if sampling.top_k == 0 { order.len() } else { sampling.top_k.min(order.len()) };
-    let within: f64 =
-        if limit == order.len() { total } else { order[..limit].iter().map(|&i| f64::from(weights[i])).sum() };
+    let limited = sampling.top_k > 0 && sampling.top_k < weights.len();
+    // All weights below this together are less than what top-p may leave out.
+    let floor = if limited { 0.0 } else { (1.0 - sampling.top_p) * total / weights.len() as f64 };
+    let mut order: Vec<usize> = (0..weights.len()).filter(|&i| f64::from(weights[i]) >= floor).collect();
+    let by_weight = |&a: &usize, &b: &usize| weights[b].total_cmp(&weights[a]).then(a.cmp(&b));
+    if limited {
+        order.select_nth_unstable_by(sampling.top_k - 1, by_weight);
+        order.truncate(sampling.top_k);
+    }
+    order.sort_by(by_weight);
+    let within: f64 = if limited { order.iter().map(|&i| f64::from(weights[i])).sum() } else { total };
     let mut kept = 0.0;
     let mut count = 0;
-    while count < limit && (count == 0 || kept < sampling.top_p * within) {
+    while count < order.len() && (count == 0 || kept < sampling.top_p * within) {
         kept += f64::from(weights[order[count]]);
         count += 1;
     }
-    for &i in &order[count..] {
-        weights[i] = 0.0;
+    let rest: Vec<(usize, f32)> = order[..count].iter().map(|&i| (i, weights[i])).collect();
+    weights.fill(0.0);
+    for (i, weight) in rest {
+        weights[i] = weight;
     }
     kept
 }
 
-/// The first index at which the running sum passes `target`, never one of weight zero.
+/// The first index at which the running sum passes `target`; `None` when rounding keeps it from doing so.
 fn invert(weights: &[f32], target: f64) -> Option<usize> {
     let mut sum = 0.0;
-    let mut last = None;
-    for (i, &w) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+    weights.iter().position(|&w| {
         sum += f64::from(w);
-        last = Some(i);
-        if sum > target {
-            break;
-        }
-    }
-    last
+        w > 0.0 && sum > target
+    })
 }
 
 #[cfg(test)]
@@ -138,6 +179,33 @@ mod tests {
         // 64 / (64 + 16 + 4 + 4)
         assert!((log_prob.exp() - 64.0 / 88.0).abs() < 1e-6);
         assert_eq!(pick(&mut logits(), &sampling(0.0, 1.0, 0), 0.99), (0, 0.0));
+    }
+
+    /// A large vocabulary's logits in which a small one's are spread, everything else impossible.
+    fn spread(small: &[f32]) -> Vec<f32> {
+        let mut large = vec![f32::NEG_INFINITY; 3 * BLOCK + 100];
+        for (i, &z) in small.iter().enumerate() {
+            large[i * 2999] = z;
+        }
+        large
+    }
+
+    #[test]
+    fn a_large_vocabulary_is_drawn_from_alike() {
+        let small: Vec<f32> = (0..5).map(|i| (i as f32 * 1.7).sin() * 3.0).collect();
+        for (top_p, top_k) in [(1.0, 0), (0.7, 0), (1.0, 3), (0.6, 4), (0.01, 0)] {
+            let sampling = sampling(0.8, top_p, top_k);
+            for step in 0..1000 {
+                let u = f64::from(step) / 1000.0;
+                let (want, p) = pick(&mut small.clone(), &sampling, u);
+                let (got, q) = pick(&mut spread(&small), &sampling, u);
+                assert_eq!(got, want * 2999, "at {u} of top-p {top_p}, top-k {top_k}");
+                assert!((p - q).abs() < 1e-5, "{p} {q}");
+            }
+        }
+        assert_eq!(pick(&mut spread(&small), &sampling(0.0, 1.0, 0), 0.5).0 % 2999, 0);
+        let tied = pick(&mut vec![0.0; 2 * BLOCK], &sampling(1.0, 1.0, 5), 0.999);
+        assert_eq!((tied.0, (tied.1.exp() * 5.0).round()), (4, 1.0), "ties go to the lower id");
     }
 
     #[test]

@@ -218,7 +218,9 @@ mod tests {
 
     #[test]
     fn both_kernels_are_the_formula_and_the_same_bits() {
-        for (dim, group, len) in [(16usize, 1usize, 1usize), (32, 2, 16), (64, 7, 100), (48, 3, 131), (24, 2, 33), (8, 1, 5)] {
+        for (dim, group, len) in
+            [(16usize, 1usize, 1usize), (32, 2, 16), (64, 7, 100), (48, 3, 131), (24, 2, 33), (8, 1, 5)]
+        {
             let size = 4 * LANES * dim;
             let blocks: Vec<Arc<[f32]>> =
                 (0..len.div_ceil(LANES)).map(|b| values(size, b as f32 * 91.0).into()).collect();

@@ -112,6 +112,24 @@ pub fn max(x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn exp_shifted(x: &mut [f32], scale: f32) -> f32 {
     let shift = max(x) * scale;
+    exp_all(x, scale, shift)
+}
+
+/// Replaces logits `z` by `exp((z - max) * inverse)`, and returns the sum of each block of `size` of them.
+pub fn softmax_weights(logits: &mut [f32], inverse: f32, size: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; logits.len().div_ceil(size)];
+    super::vectorized!({
+        let shift = max(logits) * inverse;
+        for (sum, block) in sums.iter_mut().zip(logits.chunks_mut(size)) {
+            *sum = f64::from(exp_all(block, inverse, shift));
+        }
+    });
+    sums
+}
+
+/// Replaces `x` by `exp(scale * x - shift)` and returns the sum.
+#[inline(always)]
+fn exp_all(x: &mut [f32], scale: f32, shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let mut chunks = x.chunks_exact_mut(LANES);
     for chunk in &mut chunks {
