@@ -6,5 +6,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    trainer::process::prepare();
     trainer::study::main(std::env::args_os())
 }

@@ -15,6 +15,7 @@ pub mod loss;
 pub mod metrics;
 pub mod optimizer;
 pub mod policy;
+pub mod process;
 pub mod report;
 pub mod run;
 pub mod sft;
