@@ -141,12 +141,11 @@ fn accumulate<const W: usize, const G: usize>(
     t: usize,
     sums: &mut [[__m512; W]; G],
 ) {
-    let value = &value[..W * LANES];
-    for w in 0..W {
-        // SAFETY: `value` was cut to `W * LANES`.
-        let value = unsafe { _mm512_loadu_ps(value.as_ptr().wrapping_add(w * LANES)) };
-        for g in 0..G {
-            sums[g][w] = _mm512_fmadd_ps(_mm512_set1_ps(weights[g][t]), value, sums[g][w]);
+    for (w, value) in value[..W * LANES].chunks_exact(LANES).enumerate() {
+        // SAFETY: a chunk has `LANES = 16` elements.
+        let value = unsafe { _mm512_loadu_ps(value.as_ptr()) };
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            sums[w] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t]), value, sums[w]);
         }
     }
 }
