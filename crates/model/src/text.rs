@@ -7,6 +7,10 @@ use minijinja::{Environment, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+/// Steps that rendering one prompt may take: a template is a program of whoever made the model. Those of known models
+/// take a few hundred for one message.
+const TEMPLATE_STEPS: u64 = 1_000_000;
+
 /// A model's text side.
 pub struct Text {
     tokenizer: Tokenizer,
@@ -81,6 +85,7 @@ impl Text {
             return Ok(message.into());
         };
         let mut environment = Environment::new();
+        environment.set_fuel(Some(TEMPLATE_STEPS));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // As transformers renders.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
