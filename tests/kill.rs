@@ -107,7 +107,7 @@ impl Random {
 }
 
 fn kills() -> u64 {
-    std::env::var("BELLOWS_KILLS").map_or(5, |text| text.parse().expect("BELLOWS_KILLS is a number"))
+    std::env::var("BELLOWS_KILLS").map_or(4, |text| text.parse().expect("BELLOWS_KILLS is a number"))
 }
 
 fn signal(child: &Child, name: &str) {

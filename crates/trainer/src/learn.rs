@@ -13,7 +13,7 @@ use sampler::Rollout;
 
 use crate::advantage::has_signal;
 use crate::config::Config;
-use crate::loss::{Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
+use crate::loss::{self, Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
 use crate::metrics::LearningFigures;
 use crate::optimizer::{AdamW, NotFinite};
 use crate::update::{self, Pass, Sequence};
@@ -136,14 +136,19 @@ impl Learner<'_> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, model.micro_batch_tokens);
         let pass = Pass { temperature: self.config.sampler.temperature, recompute: model.recompute };
-        let (gradients, parts) = update::gradients(self.model, &sequences, &cuts, pass, |range, scores| {
+        let differentiated = update::gradients(self.model, &sequences, &cuts, pass, |range, scores| {
             let tokens = Tokens::new(&examples[range.clone()], &weights[range], loss.importance_cap)?;
             let gap = tokens.gap(&scores.log_probs.to_vec1::<f32>()?);
             // A bonus needs the entropy's gradient; a figure does not.
             let entropy = if settings.entropy_bonus > 0.0 { scores.entropy.clone() } else { scores.entropy.detach() };
             let output = policy_loss(&scores.log_probs, &tokens.inputs(), Some(&entropy), &settings)?;
             Ok((output.loss, (output.metrics, gap)))
-        })?;
+        });
+        let (gradients, parts) = match differentiated {
+            Ok(parts) => parts,
+            Err(error) if error.is::<loss::NotFinite>() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
         let (mut metrics, mut gap) = (LossMetrics::default(), 0.0);
         for (part, part_gap) in &parts {
             metrics.merge(part);

@@ -216,7 +216,8 @@ fn a_listed_file_outside_of_the_folder_is_refused() {
     let link = checkpoint.join("sub");
     fs::create_dir(&link).unwrap();
     fs::write(checkpoint.join("../outside/file"), "x").unwrap();
-    manifest::write_listing(&checkpoint, &state(1), &["../outside/file".to_owned()]).unwrap();
+    manifest::write_listing(&checkpoint, &state(1), &["../outside/file".to_owned(), OPTIMIZER_FILE.to_owned()])
+        .unwrap();
     assert!(refusal(&checkpoint).contains("\"../outside/file\", which is not a file of its folder"));
 }
 

@@ -137,7 +137,7 @@ mod tests {
         let sets = ["schedule.cycels=3".to_string(), "run.seed=x".to_string()];
         let error: anyhow::Error = Config::resolve(None, &sets, &Overrides::default()).unwrap_err().into();
         let lines = lines(&error);
-        assert!(lines.len() == 2 && lines[0].contains("cycels") && lines[1].contains("run.seed"), "{lines:?}");
+        assert!(lines.len() == 2 && lines[0].contains("run.seed") && lines[1].contains("cycels"), "{lines:?}");
         assert_eq!(exit_code(&error), 2);
     }
 
