@@ -70,11 +70,16 @@ pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Everything that two runs of the same settings have in common is the same.
-pub fn assert_same(expected: &Path, found: &Path) {
+fn assert_same(expected: &Path, found: &Path) {
+    assert_same_in(&["checkpoints", "rollouts"], expected, found);
+}
+
+/// The rows of two runs and everything in these folders is the same.
+pub fn assert_same_in(folders: &[&str], expected: &Path, found: &Path) {
     for file in ["metrics.jsonl", "eval.jsonl"] {
         assert_eq!(rows(expected, file), rows(found, file), "{file}");
     }
-    for folder in ["checkpoints", "rollouts"] {
+    for folder in folders {
         let of = |run: &Path| {
             let all = contents(&run.join(folder)).into_iter();
             all.map(|(path, bytes)| (path.strip_prefix(run).unwrap().to_owned(), bytes)).collect::<BTreeMap<_, _>>()
