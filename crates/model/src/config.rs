@@ -159,7 +159,7 @@ impl File {
 
     /// Sizes beyond those of any model, whose products would leave 64 bits.
     fn refuse_absurd_sizes(&self, heads: &Heads) -> std::result::Result<(), String> {
-        let width = heads.query.checked_mul(heads.dim).unwrap_or(usize::MAX);
+        let width = heads.query.saturating_mul(heads.dim);
         let limits = [
             ("vocab_size", self.vocab_size, 1 << 26),
             ("hidden_size", self.hidden_size, 1 << 20),

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 type Finding = Result<(), String>;
 
+/// What reads an input, and may choose how.
+type Reader = Box<dyn FnMut(&[u8], &mut Random) -> Finding>;
+
 /// Something that reads what others wrote.
 struct Target {
     name: &'static str,
@@ -37,7 +40,7 @@ struct Target {
     /// What inputs are made of.
     pieces: &'static [&'static str],
     /// Reads an input; the error is a finding.
-    read: Box<dyn FnMut(&[u8], &mut Random) -> Finding>,
+    read: Reader,
 }
 
 /// A text, and sometimes a few bytes that no text has.
