@@ -158,10 +158,11 @@ fn without_generation_tags(template: &str) -> String {
     let mut rest = template;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
-        let Some(close) = tag.find("%}") else { break };
-        let (tag, after) = tag.split_at(close + 2);
+        // `{%}` opens a tag and does not close it.
+        let Some((inner, _)) = tag.strip_prefix("{%").and_then(|rest| rest.split_once("%}")) else { break };
+        let (tag, after) = tag.split_at(inner.len() + 4);
         out.push_str(before);
-        match tag[2..close].trim_start_matches(['-', '+']).trim_end_matches('-').trim() {
+        match inner.trim_start_matches(['-', '+']).trim_end_matches('-').trim() {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
             _ => out.push_str(tag),
