@@ -2,7 +2,7 @@
 
 #[path = "../crates/model/tests/hub/server.rs"]
 #[allow(dead_code, reason = "the tests of `model` let it fail in more ways")]
-mod server;
+pub mod server;
 
 use std::fs;
 use std::path::Path;
@@ -15,18 +15,28 @@ use tempfile::TempDir;
 
 use crate::program::{stdout, trainer, write};
 
-/// A random policy of the embedded shape, in a folder and on a Hub.
-fn served(folder: &TempDir) -> (String, Server) {
+/// Writes a random policy of the embedded shape to a folder.
+pub fn random_policy(folder: &Path) {
     let files = embedded::files();
     let config = Config::parse(&files.config, Path::new("config.json")).unwrap();
     let model = init::random(config, 0.1, 5, DType::F32, &Device::Cpu).unwrap();
-    let path = folder.path().join("policy");
-    weights::save_folder(&model, &files, &path, DType::F32).unwrap();
-    let entries = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap());
+    weights::save_folder(&model, &files, folder, DType::F32).unwrap();
+}
+
+/// A Hub that has the files of a folder.
+pub fn serve(folder: &Path) -> Server {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let bodies: Vec<(String, Vec<u8>)> =
         entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect();
     let bodies: Vec<(&str, &[u8])> = bodies.iter().map(|(name, body)| (name.as_str(), body.as_slice())).collect();
-    (path.to_str().unwrap().to_owned(), Server::start(&bodies))
+    Server::start(&bodies)
+}
+
+/// A random policy, in a folder and on a Hub.
+fn served(folder: &TempDir) -> (String, Server) {
+    let path = folder.path().join("policy");
+    random_policy(&path);
+    (path.to_str().unwrap().to_owned(), serve(&path))
 }
 
 /// Runs the program with a Hub's environment and nothing else of the Hub's.

@@ -81,6 +81,7 @@ impl Config {
         if sizes.contains(&0) {
             return Err(Error::invalid(path, "a size is zero"));
         }
+        file.refuse_absurd_sizes(&heads).map_err(|what| Error::invalid(path, what))?;
         let rope = Rope::parse(&value, heads.dim, file.max_position_embeddings).map_err(unsupported)?;
         // Qwen2 has the biases whatever its file says; Qwen3 has those of all four projections, or none.
         let attention_bias = family == Family::Qwen3 && file.attention_bias.unwrap_or(false);
@@ -156,6 +157,23 @@ impl File {
         }
     }
 
+    /// Sizes beyond those of any model, whose products would leave 64 bits.
+    fn refuse_absurd_sizes(&self, heads: &Heads) -> std::result::Result<(), String> {
+        let width = heads.query.saturating_mul(heads.dim);
+        let limits = [
+            ("vocab_size", self.vocab_size, 1 << 26),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 14),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 32),
+            ("the width of all attention heads", width, 1 << 22),
+        ];
+        match limits.iter().find(|(_, size, limit)| size > limit) {
+            Some((name, size, limit)) => Err(format!("{name} is {size}; no model here is beyond {limit}")),
+            None => Ok(()),
+        }
+    }
+
     fn heads(&self, family: Family) -> std::result::Result<Heads, String> {
         let (query, hidden) = (self.num_attention_heads, self.hidden_size);
         let key_value = self.num_key_value_heads.unwrap_or(query);
@@ -218,6 +236,8 @@ mod tests {
             ("\"hidden_size\": 8", "\"hidden_size\": 8, \"layer_types\": [\"sliding_attention\"]", "sliding_attention"),
             ("\"hidden_size\": 8", "\"hidden_size\": 8, \"head_dim\": 3", "width 3"),
             ("\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3", "heads"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 4000000000000000000", "hidden_size is 4000000000000000000"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 8, \"head_dim\": 9223372036854775808", "attention heads is"),
         ] {
             let message = parse(&TINY.replace(from, to)).unwrap_err().to_string();
             assert!(message.contains(word) && message.contains("config.json"), "{message}");

@@ -51,7 +51,11 @@ impl FromStr for Source {
         if path.is_dir() || (!is_id && !text.is_empty() && path.components().count() > 0 && !text.contains('@')) {
             return Ok(Self::Folder(path.into()));
         }
-        if !is_id || revision.is_empty() {
+        // A revision becomes a path in the cache: what git allows as a name of a branch never leaves its folder.
+        let plain_revision = revision.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+            && !revision.contains(['\\', ':', ' ', '?', '*', '['])
+            && !revision.contains("..");
+        if !is_id || !plain_revision {
             let message = "expected `embedded`, a folder, or a Hub id like org/name or org/name@revision";
             return Err(Error::Unsupported(format!("model {text:?}: {message}")));
         }
@@ -182,7 +186,10 @@ mod tests {
         assert_eq!("org/name@abc123".parse::<Source>().unwrap(), hub("org/name", "abc123"));
         assert_eq!("./runs/x".parse::<Source>().unwrap(), Source::Folder("./runs/x".into()));
         assert_eq!("/models/qwen".parse::<Source>().unwrap(), Source::Folder("/models/qwen".into()));
-        assert!("org/name@".parse::<Source>().is_err());
+        assert_eq!("org/name@refs/pr/1".parse::<Source>().unwrap(), hub("org/name", "refs/pr/1"));
+        for revision in ["", "../../x", "/etc", "a//b", "a/../b", "..", ".x", "C:\\x", "a b"] {
+            assert!(format!("org/name@{revision}").parse::<Source>().is_err(), "{revision:?}");
+        }
         assert!("".parse::<Source>().is_err());
     }
 

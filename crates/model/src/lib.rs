@@ -4,6 +4,9 @@
 //! CPU kernel and its backward); [`decode`] is the step that generates, over a [`cache`] the caller owns. [`files`] says
 //! where a model comes from (compiled in, a folder, the [`hub`]), [`weights`] and [`text`] read it.
 
+// Whatever users, files and servers say, the program ends with a message and not with a panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod cache;
 pub mod config;
 pub mod decode;

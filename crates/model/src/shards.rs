@@ -12,6 +12,42 @@ const LENGTH_BYTES: u64 = 8;
 /// The format's own limit on a header.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// A safetensors file whose header agrees with its size, so that nothing in it is longer than the file.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file, somewhere in its data.
+    pub file: File,
+    /// What it holds.
+    pub header: Metadata,
+    /// Bytes before the data.
+    pub data_start: u64,
+}
+
+/// Opens a safetensors file and reads its header. No memory is taken for more than the file has.
+///
+/// # Errors
+/// When it cannot be read, or its size is not what its header says: it is torn.
+pub fn open(path: &Path) -> Result<Opened> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let size = file.metadata().map_err(Error::io(path))?.len();
+    let torn = |why: String| Error::invalid(path, format!("torn, not a whole safetensors file: {why}"));
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.read_exact(&mut length).map_err(|_| torn(format!("it has {size} bytes")))?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER || length + LENGTH_BYTES > size {
+        return Err(torn(format!("a header of {length} bytes in a file of {size}")));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(Error::io(path))?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| torn(e.to_string()))?;
+    let data_start = LENGTH_BYTES + length;
+    match data_start.checked_add(header.data_len() as u64) {
+        Some(expected) if expected == size => Ok(Opened { file, header, data_start }),
+        Some(expected) => Err(torn(format!("it has {size} bytes, its header says {expected}"))),
+        None => Err(torn("its header says more bytes than there are numbers for".into())),
+    }
+}
+
 /// An open file whose header agrees with its size.
 pub struct Shard {
     path: PathBuf,
@@ -24,25 +60,9 @@ impl Shard {
     /// Opens a file and reads its header.
     ///
     /// # Errors
-    /// When it cannot be read, or its size is not what its header says: it is torn.
+    /// As [`open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
-        let size = file.metadata().map_err(Error::io(path))?.len();
-        let torn = |why: String| Error::invalid(path, format!("not a whole safetensors file: {why}"));
-        let mut length = [0; LENGTH_BYTES as usize];
-        file.read_exact(&mut length).map_err(|_| torn(format!("it has {size} bytes")))?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length + LENGTH_BYTES > size {
-            return Err(torn(format!("a header of {length} bytes in a file of {size}")));
-        }
-        let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(Error::io(path))?;
-        let header: Metadata = serde_json::from_slice(&header).map_err(|e| torn(e.to_string()))?;
-        let data_start = LENGTH_BYTES + length;
-        let expected = data_start + header.data_len() as u64;
-        if size != expected {
-            return Err(torn(format!("it has {size} bytes, its header says {expected}")));
-        }
+        let Opened { file, header, data_start } = open(path)?;
         let tensors = header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self { path: path.into(), file, data_start, tensors })
     }
@@ -62,7 +82,7 @@ impl Shard {
     fn tensor(&mut self, name: &str, info: &TensorInfo) -> Result<Tensor> {
         let path = &self.path;
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
+        let mut bytes = vec![0; end.saturating_sub(start)];
         self.file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(Error::io(path))?;
         self.file.read_exact(&mut bytes).map_err(Error::io(path))?;
         let invalid = |e: candle_core::Error| Error::invalid(path, format!("tensor {name}: {e}"));

@@ -7,6 +7,10 @@ use minijinja::{Environment, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+/// Steps that rendering one prompt may take: a template is a program of whoever made the model. Those of known models
+/// take a few hundred for one message.
+const TEMPLATE_STEPS: u64 = 1_000_000;
+
 /// A model's text side.
 pub struct Text {
     tokenizer: Tokenizer,
@@ -81,6 +85,7 @@ impl Text {
             return Ok(message.into());
         };
         let mut environment = Environment::new();
+        environment.set_fuel(Some(TEMPLATE_STEPS));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // As transformers renders.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -153,10 +158,11 @@ fn without_generation_tags(template: &str) -> String {
     let mut rest = template;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
-        let Some(close) = tag.find("%}") else { break };
-        let (tag, after) = tag.split_at(close + 2);
+        // `{%}` opens a tag and does not close it.
+        let Some((inner, _)) = tag.strip_prefix("{%").and_then(|rest| rest.split_once("%}")) else { break };
+        let (tag, after) = tag.split_at(inner.len() + 4);
         out.push_str(before);
-        match tag[2..close].trim_start_matches(['-', '+']).trim_end_matches('-').trim() {
+        match inner.trim_start_matches(['-', '+']).trim_end_matches('-').trim() {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
             _ => out.push_str(tag),

@@ -3,10 +3,13 @@
 //! Seeds are built in; files of labelled cases add theirs. A finding is a panic, a verdict of over 50 ms of
 //! processor time, a gold that is not itself, or a verdict that is not the same twice. Exits 1 on the first.
 
+mod mutate;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cpu_time::ThreadTime;
+use mutate::{Random, mutate};
 use reward::{Fallback, Policy, VerifierKind, check_gold, grade};
 use serde_json::Value;
 
@@ -87,66 +90,6 @@ const PIECES: [&str; 48] = [
     "\\boxed{",
 ];
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, items: &'a [&'a T]) -> &'a T {
-        items[self.below(items.len())]
-    }
-}
-
-/// A place between two characters.
-fn place(text: &str, random: &mut Random) -> usize {
-    let mut at = random.below(text.len() + 1);
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
-fn mutate(text: &str, corpus: &[String], random: &mut Random) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..=random.below(6) {
-        let (a, b) = (place(&text, random), place(&text, random));
-        let (from, to) = (a.min(b), a.max(b));
-        match random.below(6) {
-            0 => text.insert_str(from, random.pick(&PIECES)),
-            1 => text.replace_range(from..to, ""),
-            2 => {
-                let piece = random.pick(&PIECES).repeat(1 << random.below(9));
-                text.insert_str(from, &piece);
-            }
-            3 => {
-                let part = text[from..to].repeat(1 + random.below(8));
-                text.insert_str(to, &part);
-            }
-            4 => {
-                let other = &corpus[random.below(corpus.len())];
-                let start = place(other, random);
-                text.insert_str(from, &other[start..]);
-            }
-            _ => text.insert(from, char::from_u32(random.below(0x3000) as u32).unwrap_or('\u{fffd}')),
-        }
-        if text.len() > 20_000 {
-            text.truncate(place(&text, random));
-        }
-    }
-    text
-}
-
 fn corpus(files: &[String]) -> Result<Vec<String>, String> {
     let mut corpus: Vec<String> = SEEDS.iter().map(|seed| (*seed).to_owned()).collect();
     for file in files {
@@ -200,11 +143,11 @@ fn main() -> ExitCode {
     let mut random = Random(seed);
     let (start, mut count, mut longest) = (Instant::now(), 0u64, Duration::ZERO);
     while start.elapsed().as_secs_f64() < 60.0 * minutes {
-        let first = mutate(&corpus[random.below(corpus.len())], &corpus, &mut random);
+        let first = mutate(&corpus[random.below(corpus.len())], &corpus, &PIECES, &mut random);
         let other = match random.below(3) {
             0 => corpus[random.below(corpus.len())].clone(),
-            1 => mutate(&first, &corpus, &mut random),
-            _ => mutate(&corpus[random.below(corpus.len())], &corpus, &mut random),
+            1 => mutate(&first, &corpus, &PIECES, &mut random),
+            _ => mutate(&corpus[random.below(corpus.len())], &corpus, &PIECES, &mut random),
         };
         count += 1;
         let result = std::panic::catch_unwind(|| finding(&first, &other));

@@ -11,6 +11,9 @@
 //! assert!(verdict.correct);
 //! ```
 
+// Whatever users, files and servers say, the program ends with a message and not with a panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod countdown;
 pub mod estimate;
 pub mod exact;

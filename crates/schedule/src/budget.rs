@@ -128,12 +128,12 @@ impl Budget {
 
     /// The largest budget of any step of the run.
     pub fn largest(&self) -> usize {
-        self.lengths().max().expect("a checked schedule has at least one step")
+        self.lengths().max().unwrap_or(self.settings.l_max)
     }
 
     /// The smallest budget of any step of the run.
     pub fn smallest(&self) -> usize {
-        self.lengths().min().expect("a checked schedule has at least one step")
+        self.lengths().min().unwrap_or(self.settings.l_min)
     }
 
     /// The updates done at the end of each compression and of each expansion, cycle by cycle.

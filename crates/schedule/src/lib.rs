@@ -20,6 +20,9 @@
 //! # Ok::<(), schedule::Error>(())
 //! ```
 
+// Whatever users, files and servers say, the program ends with a message and not with a panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod budget;
 mod error;
 mod kind;

@@ -5,20 +5,25 @@
 //!                 cycle-1-low/  the same files under a name, hard links where the file system has them
 //! ```
 //! A checkpoint is written to a hidden folder, flushed to the disk and then renamed. `state.json` lists every file with
-//! its size; a name keeps its files when the step's own folder goes.
+//! its size and hash; a name keeps its files when the step's own folder goes.
 
+mod disk;
+mod find;
+mod manifest;
 pub mod tensors;
 
 use crate::optimizer::AdamW;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use disk::{entries, files, flush, flush_folder, link_or_copy, remove_all, rename};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::ErrorKind,
+    fs,
     path::{Path, PathBuf},
 };
-use tensors::TensorFile;
+
+pub use disk::write_whole;
+pub use find::{Found, checkpoint_or_newest, latest, newest_whole};
 
 /// The folder of a run that holds its checkpoints.
 pub const FOLDER: &str = "checkpoints";
@@ -27,89 +32,40 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// The file that says what a checkpoint is and holds; written last.
 pub const STATE_FILE: &str = "state.json";
 
-/// Raised whenever a checkpoint of an older program can no longer be read.
-const VERSION: u32 = 1;
-const FORMAT: &str = "bellows-checkpoint";
 /// Folders that are being written or deleted: of no use after an interruption.
 const UNFINISHED: &str = ".tmp-";
 /// A folder that is being replaced: the only copy if the program stops before the new one has its place.
 const REPLACED: &str = ".old-";
+/// What is put before the name of a folder that is set aside: damaged, or of a future that was given up.
+const ASIDE: [&str; 2] = ["damaged-", "later-"];
 
 /// Where a run stands: what, besides weights and moments, it needs to go on.
+///
+/// The place in the data and every random choice follow from the seed and the step, so neither has a state to keep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Steps done; the next one has this number if they count from 0.
     pub step: u64,
+    /// The cycle of the last step done, from 1; 0 before the first.
+    pub cycle: u64,
     /// Tokens generated and trained on so far, as the loop counts them.
     pub tokens_total: u64,
-    /// The run's seed. Every random choice follows from it and the step, so no generator's state is kept.
+    /// The run's seed.
     pub seed: u64,
-    /// [`config_hash`] of the settings that the numbers depend on.
-    pub config_hash: String,
+    /// The settings that the numbers depend on: `section.key` and the value as TOML.
+    pub settings: BTreeMap<String, String>,
     /// Anything else that the loop has to know, by name.
     #[serde(default)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
-/// The content of `state.json`.
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: String,
-    version: u32,
-    #[serde(flatten)]
-    state: State,
-    /// Size in bytes of each other file, by its path in the folder, with `/`.
-    files: BTreeMap<String, u64>,
-}
-
-/// A short fingerprint of resolved settings: FNV-1a, 64 bits, as hexadecimal digits.
-#[must_use]
-pub fn config_hash(settings: &str) -> String {
-    let hash = settings
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
-}
-
-/// The newest `step-N` checkpoint of a run, if there is one. It is not opened; [`read`] checks it.
+/// Reads where a run stood at a checkpoint and checks that its files are there and are what was written.
 ///
 /// # Errors
-/// If the run's folder can't be listed.
-pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
-    let folder = run.join(FOLDER);
-    let newest = steps(&folder)?.into_iter().next_back();
-    Ok(newest.map(|(_, name)| folder.join(name)))
-}
-
-/// Reads where a run stood at a checkpoint and checks that its files are there and whole.
-///
-/// # Errors
-/// If the folder is not a checkpoint, is one of another version, or a file is missing or torn; each names the file.
+/// If the folder is not a checkpoint, is one of another version, or a file is missing, torn or damaged; each names the
+/// file.
 pub fn read(checkpoint: &Path) -> Result<State> {
-    let path = checkpoint.join(STATE_FILE);
-    let shown = path.display();
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("{shown}: can't be read, so its folder is no checkpoint"))?;
-    let header: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("{shown}: torn or not JSON"))?;
-    ensure!(header["format"] == FORMAT, "{shown}: not the state of a checkpoint (its `format` is not \"{FORMAT}\")");
-    ensure!(
-        header["version"] == VERSION,
-        "{shown}: checkpoint version {}, this program reads {VERSION}",
-        header["version"]
-    );
-    let manifest: Manifest = serde_json::from_value(header).with_context(|| shown.to_string())?;
-    ensure!(manifest.files.contains_key(OPTIMIZER_FILE), "{shown}: lists no {OPTIMIZER_FILE}");
-    for (name, &size) in &manifest.files {
-        let path = checkpoint.join(name);
-        let found =
-            fs::metadata(&path).with_context(|| format!("{}: missing from the checkpoint", path.display()))?.len();
-        ensure!(found == size, "{}: torn: {found} bytes, {STATE_FILE} says {size}", path.display());
-        if path.extension().is_some_and(|kind| kind == "safetensors") {
-            TensorFile::open(&path)?;
-        }
-    }
-    Ok(manifest.state)
+    manifest::read_whole(checkpoint)
 }
 
 /// The checkpoints of a run that is being trained.
@@ -149,14 +105,14 @@ impl Checkpoints {
     /// resumed run has the same weights to the bit. Returns the checkpoint's folder.
     ///
     /// # Errors
-    /// If a file can't be written, or what `write_model` returns. The other checkpoints are not touched then.
+    /// If a file can't be written, or what `write_model` returns. The other checkpoints are not touched then, and what
+    /// was written is deleted again, so that a full disk is not left fuller.
     pub fn save(&self, state: &State, write_model: &dyn Fn(&Path) -> Result<()>, optimizer: &AdamW) -> Result<PathBuf> {
-        let name = step_name(state.step);
-        let unfinished = self.unfinished(&name)?;
-        write_model(&unfinished)?;
-        optimizer.save(&unfinished.join(OPTIMIZER_FILE))?;
-        write_state(&unfinished, state)?;
-        let checkpoint = self.finish(&unfinished, &name)?;
+        let checkpoint = self.replace(&step_name(state.step), |unfinished| {
+            write_model(unfinished)?;
+            optimizer.save(&unfinished.join(OPTIMIZER_FILE))?;
+            manifest::write(unfinished, state)
+        })?;
         self.prune()?;
         Ok(checkpoint)
     }
@@ -171,26 +127,82 @@ impl Checkpoints {
             !name.is_empty() && name.chars().all(allowed) && !name.starts_with('.'),
             "`{name}` can't name a checkpoint: use letters, digits, `-`, `_` and `.`"
         );
-        ensure!(!name.starts_with("step-"), "`{name}` can't name a checkpoint: step-N are the steps themselves");
-        let unfinished = self.unfinished(name)?;
-        for file in files(checkpoint)? {
-            let (from, to) = (checkpoint.join(&file), unfinished.join(&file));
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        ensure!(
+            !name.starts_with("step-") && !ASIDE.iter().any(|aside| name.starts_with(aside)),
+            "`{name}` can't name a checkpoint: step-N are the steps themselves, damaged-N and later-N what was set aside"
+        );
+        self.replace(name, |unfinished| {
+            for file in files(checkpoint)? {
+                let (from, to) = (checkpoint.join(&file), unfinished.join(&file));
+                if let Some(parent) = to.parent() {
+                    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+                }
+                link_or_copy(&from, &to)?;
             }
-            link_or_copy(&from, &to)?;
-        }
-        self.finish(&unfinished, name)
+            Ok(())
+        })
     }
 
-    /// An empty hidden folder to write in.
-    fn unfinished(&self, name: &str) -> Result<PathBuf> {
-        let path = self.folder.join(format!("{UNFINISHED}{name}"));
-        if path.exists() {
-            remove_all(&path)?;
+    /// Where the checkpoint of a step is, or would be.
+    #[must_use]
+    pub fn step_path(&self, step: u64) -> PathBuf {
+        self.path(&step_name(step))
+    }
+
+    /// Where the checkpoint of a name is, or would be.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The step that a name of this run stands for, as far as its `state.json` can be read.
+    #[must_use]
+    pub fn step_of(&self, name: &str) -> Option<u64> {
+        manifest::read_state(&self.path(name)).ok().map(|state| state.step)
+    }
+
+    /// Moves a damaged checkpoint out of the way, so that it is neither resumed from again nor counted among those that
+    /// are kept. Returns where it is now.
+    ///
+    /// # Errors
+    /// If it can't be renamed.
+    pub fn set_aside_damaged(&self, checkpoint: &Path) -> Result<PathBuf> {
+        self.set_aside(checkpoint, ASIDE[0])
+    }
+
+    /// Moves the checkpoints of steps after `step` out of the way of a run that goes back to it. Returns where they are.
+    ///
+    /// # Errors
+    /// If one can't be renamed.
+    pub fn set_aside_later(&self, step: u64) -> Result<Vec<PathBuf>> {
+        let later = find::steps(&self.folder)?.split_off(&(step + 1));
+        later.values().map(|name| self.set_aside(&self.folder.join(name), ASIDE[1])).collect()
+    }
+
+    fn set_aside(&self, checkpoint: &Path, prefix: &str) -> Result<PathBuf> {
+        let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+        let place = self.folder.join(format!("{prefix}{name}"));
+        if place.exists() {
+            remove_all(&place)?;
         }
-        fs::create_dir(&path).with_context(|| format!("{}: can't be made", path.display()))?;
-        Ok(path)
+        rename(checkpoint, &place)?;
+        Ok(place)
+    }
+
+    /// Writes a folder in a hidden place and puts it in its own when it is whole; what `write` left is deleted when it
+    /// fails.
+    fn replace(&self, name: &str, write: impl Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+        let unfinished = self.folder.join(format!("{UNFINISHED}{name}"));
+        if unfinished.exists() {
+            remove_all(&unfinished)?;
+        }
+        fs::create_dir(&unfinished).with_context(|| format!("{}: can't be made", unfinished.display()))?;
+        let written = write(&unfinished).and_then(|()| self.finish(&unfinished, name));
+        if written.is_err() {
+            // Nobody needs it; if it can't be deleted now, the next run does it.
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        written
     }
 
     /// Flushes a written folder to the disk, then puts it in its place.
@@ -201,7 +213,12 @@ impl Checkpoints {
         if replaces {
             rename(&place, &old)?;
         }
-        rename(unfinished, &place)?;
+        if let Err(error) = rename(unfinished, &place) {
+            if replaces {
+                rename(&old, &place)?;
+            }
+            return Err(error);
+        }
         flush_folder(&self.folder)?;
         if replaces {
             remove_all(&old)?;
@@ -210,7 +227,7 @@ impl Checkpoints {
     }
 
     fn prune(&self) -> Result<()> {
-        let steps = steps(&self.folder)?;
+        let steps = find::steps(&self.folder)?;
         let excess = steps.len().saturating_sub(self.keep);
         for name in steps.values().take(excess) {
             // Renamed first, so that an interruption leaves no half of a checkpoint under its name.
@@ -224,100 +241,6 @@ impl Checkpoints {
 
 fn step_name(step: u64) -> String {
     format!("step-{step:06}")
-}
-
-/// The steps that have a checkpoint, in order, with the names of their folders.
-fn steps(folder: &Path) -> Result<BTreeMap<u64, String>> {
-    let named = entries(folder)?.into_iter().filter_map(|name| {
-        let step = name.strip_prefix("step-")?.parse().ok()?;
-        (step_name(step) == name).then_some((step, name))
-    });
-    Ok(named.collect())
-}
-
-/// Names in a folder, sorted; none if it doesn't exist.
-fn entries(folder: &Path) -> Result<Vec<String>> {
-    let listing = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        listing => listing.with_context(|| format!("{}: can't be listed", folder.display()))?,
-    };
-    let mut names = Vec::new();
-    for entry in listing {
-        let entry = entry.with_context(|| folder.display().to_string())?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Paths of all files under a folder, relative to it and with `/`, sorted.
-fn files(folder: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for name in entries(folder)? {
-        let path = folder.join(&name);
-        if path.is_dir() {
-            let inner = files(&path)?;
-            found.extend(inner.into_iter().map(|file| format!("{name}/{file}")));
-        } else {
-            found.push(name);
-        }
-    }
-    Ok(found)
-}
-
-fn write_state(folder: &Path, state: &State) -> Result<()> {
-    let mut sizes = BTreeMap::new();
-    for file in files(folder)? {
-        let path = folder.join(&file);
-        let size = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
-        sizes.insert(file, size);
-    }
-    let path = folder.join(STATE_FILE);
-    if sizes.contains_key(STATE_FILE) {
-        bail!("{}: the model's files may not include it", path.display());
-    }
-    let manifest = Manifest { format: FORMAT.to_owned(), version: VERSION, state: state.clone(), files: sizes };
-    let text = serde_json::to_string_pretty(&manifest)? + "\n";
-    fs::write(&path, text).with_context(|| format!("{}: can't be written", path.display()))
-}
-
-/// A second name for a file's content; a copy where the file system or its limit on links doesn't allow one.
-fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    if fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    fs::copy(from, to).map(|_| ()).with_context(|| format!("{}: can't be copied to {}", from.display(), to.display()))
-}
-
-fn flush(folder: &Path) -> Result<()> {
-    for name in entries(folder)? {
-        let path = folder.join(name);
-        if path.is_dir() {
-            flush(&path)?;
-        } else {
-            let flushed = File::options().append(true).open(&path).and_then(|file| file.sync_all());
-            flushed.with_context(|| format!("{}: can't be flushed", path.display()))?;
-        }
-    }
-    flush_folder(folder)
-}
-
-/// Makes the names in a folder last. Only Unix lets a program open a folder to do so; elsewhere the system does it.
-fn flush_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder)
-            .and_then(|file| file.sync_all())
-            .with_context(|| format!("{}: can't be flushed", folder.display()))?;
-    }
-    Ok(())
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).with_context(|| format!("{}: can't be renamed to {}", from.display(), to.display()))
-}
-
-fn remove_all(path: &Path) -> Result<()> {
-    fs::remove_dir_all(path).with_context(|| format!("{}: can't be deleted", path.display()))
 }
 
 #[cfg(test)]

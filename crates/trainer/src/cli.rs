@@ -91,7 +91,8 @@ pub struct TrainArgs {
     /// Where tensors live (run.device)
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceChoice>,
-    /// Continue a run from its folder, or from one of its checkpoints, with its own settings
+    /// Continue a run from its folder, or from one of its checkpoints, with its own settings; `auto` continues the run of
+    /// --out where there is one, and begins it where there is none
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
 }

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use reward::extract::Policy as Extraction;
-use reward::{Problem, Verdict, estimate, grade_all};
+use reward::{Problem, Verdict, estimate};
 use sampler::{Control, Engine, Request, Rollout, Sampled, Sampling, pick};
 
+use crate::grading::{self, grade_all};
 use crate::metrics::EvalRow;
 use model::Text;
 
@@ -121,6 +122,7 @@ pub fn summarise(samples: &[Sample], settings: &Settings, label: Label) -> EvalR
         response_tokens_se: finite(length.se),
         truncated: share(&|s| f64::from(u8::from(s.rollout.truncated()))),
         tokens_total: label.tokens_total,
+        graders_failed: grading::failures(samples.iter().map(|sample| &sample.verdict)),
         markers_per_response: Some(share(&|s| s.response.matches("wait").count() as f64)),
     }
 }

@@ -13,9 +13,9 @@ use sampler::Rollout;
 
 use crate::advantage::has_signal;
 use crate::config::Config;
-use crate::loss::{Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
+use crate::loss::{self, Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
 use crate::metrics::LearningFigures;
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, NotFinite};
 use crate::update::{self, Pass, Sequence};
 use example::{Example, Tokens};
 
@@ -55,6 +55,10 @@ pub struct Learned {
     pub updates: usize,
     /// Tokens (prompts included) that went through forward and backward.
     pub tokens: usize,
+    /// Why updates were skipped: a loss or gradient that is infinite or not a number. One line each.
+    pub skipped: Vec<String>,
+    /// Updates skipped in a row at the end of the step, those of the steps before included.
+    pub skipped_in_a_row: usize,
 }
 
 /// What a step works on.
@@ -69,6 +73,8 @@ pub struct Learner<'a> {
     pub optimizer: &'a mut AdamW,
     /// The largest budget of the run in tokens: the divisor of `loss.aggregation = "constant"`.
     pub largest_budget: usize,
+    /// Updates skipped in a row before this step.
+    pub skipped_in_a_row: usize,
 }
 
 impl Learner<'_> {
@@ -76,27 +82,38 @@ impl Learner<'_> {
     ///
     /// Groups that do not enter the loss are passed over; if none does, there is no update.
     ///
+    /// An update whose loss or gradient is infinite or not a number is skipped, and nothing of it enters the figures.
+    ///
     /// # Errors
-    /// If a loss or gradient is not finite, or a device fails.
+    /// If a device fails.
     pub fn step(&mut self, groups: &[Group], rate: impl Fn(usize) -> f64) -> Result<Learned> {
         let used: Vec<Group> = groups.iter().copied().filter(Group::is_used).collect();
         let kl = self.reference_kl(groups)?;
         let mut learned = Learned {
             figures: LearningFigures { groups_used: used.len(), kl, ..LearningFigures::default() },
+            skipped_in_a_row: self.skipped_in_a_row,
             ..Learned::default()
         };
         let examples = self.examples(&used)?;
         for (i, range) in parts(examples.len(), self.config.optimizer.updates_per_step).enumerate() {
             let examples: Vec<&Example> = examples[range].iter().flatten().collect();
             let rate = rate(i);
-            let done = self.optimise(&examples, rate)?;
+            learned.tokens += examples.iter().map(|e| e.sequence.tokens.len()).sum::<usize>();
+            let done = match self.optimise(&examples, rate)? {
+                Ok(done) => done,
+                Err(why) => {
+                    learned.skipped.push(why);
+                    learned.skipped_in_a_row += 1;
+                    continue;
+                }
+            };
+            learned.skipped_in_a_row = 0;
             if i == 0 {
                 learned.figures.logprob_gap = done.gap;
             }
             learned.updates += 1;
             learned.figures.learning_rate = rate;
             learned.figures.grad_norm += done.grad_norm;
-            learned.tokens += examples.iter().map(|e| e.sequence.tokens.len()).sum::<usize>();
             learned.metrics.merge(&done.metrics);
         }
         let updates = learned.updates.max(1) as f64;
@@ -108,8 +125,9 @@ impl Learner<'_> {
         Ok(learned)
     }
 
-    /// One optimiser step on `examples`; every mean is over all of them, whatever the micro-batches.
-    fn optimise(&mut self, examples: &[&Example], rate: f64) -> Result<Optimised> {
+    /// One optimiser step on `examples`; every mean is over all of them, whatever the micro-batches. The inner error says
+    /// why there was none.
+    fn optimise(&mut self, examples: &[&Example], rate: f64) -> Result<Result<Optimised, String>> {
         let settings = self.loss_settings();
         let (loss, model) = (&self.config.loss, &self.config.model);
         let responses: Vec<usize> = examples.iter().map(|e| e.sequence.response_len()).collect();
@@ -118,21 +136,32 @@ impl Learner<'_> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, model.micro_batch_tokens);
         let pass = Pass { temperature: self.config.sampler.temperature, recompute: model.recompute };
-        let (gradients, parts) = update::gradients(self.model, &sequences, &cuts, pass, |range, scores| {
+        let differentiated = update::gradients(self.model, &sequences, &cuts, pass, |range, scores| {
             let tokens = Tokens::new(&examples[range.clone()], &weights[range], loss.importance_cap)?;
             let gap = tokens.gap(&scores.log_probs.to_vec1::<f32>()?);
             // A bonus needs the entropy's gradient; a figure does not.
             let entropy = if settings.entropy_bonus > 0.0 { scores.entropy.clone() } else { scores.entropy.detach() };
             let output = policy_loss(&scores.log_probs, &tokens.inputs(), Some(&entropy), &settings)?;
             Ok((output.loss, (output.metrics, gap)))
-        })?;
-        let report = self.optimizer.step(&gradients, rate)?;
+        });
+        let (gradients, parts) = match differentiated {
+            Ok(parts) => parts,
+            Err(error) if error.is::<loss::NotFinite>() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
         let (mut metrics, mut gap) = (LossMetrics::default(), 0.0);
         for (part, part_gap) in &parts {
             metrics.merge(part);
             gap += part_gap;
         }
-        Ok(Optimised { gap: metrics.mean(gap), metrics, grad_norm: report.grad_norm })
+        if !metrics.loss.is_finite() {
+            return Ok(Err(format!("the loss is {}", metrics.loss)));
+        }
+        match self.optimizer.step(&gradients, rate) {
+            Ok(report) => Ok(Ok(Optimised { gap: metrics.mean(gap), metrics, grad_norm: report.grad_norm })),
+            Err(error) if error.is::<NotFinite>() => Ok(Err(error.to_string())),
+            Err(error) => Err(error),
+        }
     }
 
     fn loss_settings(&self) -> LossSettings {

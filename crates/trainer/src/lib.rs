@@ -2,6 +2,9 @@
 //!
 //! Everything the `trainer` program does is a function here, so that tests and other programs can call it.
 
+// Whatever users, files and servers say, the program ends with a message and not with a panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod advantage;
 pub mod checkpoint;
 pub mod cli;
@@ -10,6 +13,7 @@ pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod evaluate;
+pub mod grading;
 pub mod learn;
 pub mod loss;
 pub mod metrics;

@@ -64,6 +64,18 @@ pub struct LossOutput {
     pub metrics: LossMetrics,
 }
 
+/// A loss that cannot be differentiated.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the loss of {tokens} tokens is {loss}: a log-prob is not finite or the policy has diverged (largest ratio \
+     {ratio_max:e}); lower optimizer.learning_rate or set loss.importance_cap"
+)]
+pub struct NotFinite {
+    tokens: usize,
+    loss: f64,
+    ratio_max: f64,
+}
+
 /// The clipped policy loss of a micro-batch, differentiable in `new_log_probs` and `entropy`: the sum over tokens `t` of
 ///
 /// ```text
@@ -82,7 +94,7 @@ pub struct LossOutput {
 ///
 /// # Errors
 /// If an input has another length, `kl_beta` or `entropy_bonus` is set without what it applies to, or the loss is not
-/// finite (a log-prob is missing or the policy has diverged).
+/// finite ([`NotFinite`]: a log-prob is missing or the policy has diverged).
 pub fn policy_loss(
     new_log_probs: &Tensor,
     inputs: &LossInputs,
@@ -118,12 +130,8 @@ pub fn policy_loss(
     }
     metrics.loss = f64::from(loss.to_scalar::<f32>()?);
     if !metrics.loss.is_finite() {
-        bail!(
-            "the loss of {tokens} tokens is {}: a log-prob is not finite or the policy has diverged (largest ratio {:e}); \
-             lower optimizer.learning_rate or set loss.importance_cap",
-            metrics.loss,
-            metrics.ratio_max
-        );
+        let error = NotFinite { tokens, loss: metrics.loss, ratio_max: metrics.ratio_max };
+        return Err(error.into());
     }
     Ok(LossOutput { loss, metrics })
 }

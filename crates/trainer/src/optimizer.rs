@@ -41,6 +41,11 @@ impl Default for AdamWSettings {
     }
 }
 
+/// A gradient that cannot be stepped along; nothing was changed. Holds the first variable that it is of.
+#[derive(Debug, thiserror::Error)]
+#[error("the gradient of `{0}` is not finite")]
+pub struct NotFinite(pub String);
+
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -154,7 +159,7 @@ impl AdamW {
     /// Updates every variable from the gradient of the whole batch. The result doesn't depend on the number of threads.
     ///
     /// # Errors
-    /// If a variable got no gradient, a gradient is not finite, or `gradients` were made for other variables; then
+    /// If a variable got no gradient, a gradient is not finite ([`NotFinite`]), or `gradients` were made for other variables; then
     /// nothing is changed.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<StepReport> {
         ensure!(
@@ -172,7 +177,7 @@ impl AdamW {
         );
         let grad_norm = gradients.global_norm()?;
         if !grad_norm.is_finite() {
-            bail!("the gradient of `{}` is not finite", gradients.first_not_finite()?);
+            return Err(NotFinite(gradients.first_not_finite()?.to_owned()).into());
         }
         let max = self.settings.max_grad_norm;
         let clip_scale = if max > 0.0 && grad_norm > max { max / grad_norm } else { 1.0 };

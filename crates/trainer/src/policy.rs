@@ -88,6 +88,21 @@ impl Policy {
         Ok(Self { model: self.model.with_adapters(settings.into(), seed)?, ..self })
     }
 
+    /// The first variable with a value that is infinite or not a number.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn first_not_finite(&self) -> Result<Option<&str>> {
+        for (name, var) in self.model.variables() {
+            // Zero times anything finite is zero; the sum is anything else only where one is not.
+            let sum = (var.as_detached_tensor().to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+            if sum != 0.0 {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes the policy to a folder that a run goes on from: its small files with the adapters alone, where it has some,
     /// else with all weights, in the types that they have.
     ///

@@ -8,6 +8,7 @@ use sampler::{Engine, Limits, Local, Sampling};
 use schedule::{Decay, LearningRate};
 use std::path::Path;
 
+use crate::commands::note;
 use crate::config::{EMBEDDED_ARCHITECTURE, SftConfig};
 use crate::data::countdown::{self, Split};
 use crate::data::rng::Rng;
@@ -35,7 +36,7 @@ pub fn run(config: SftConfig) -> Result<()> {
     let out = config.run.out.clone().map_or_else(|| crate::run::folder_by_time("sft"), Ok)?;
     weights::save_folder(&model, &files, &out, DType::BF16)?;
     let row = measure(&config, &out, &text)?;
-    eprintln!(
+    note(&format!(
         "{} problems, at most {} tokens: {:.1} ± {:.1}% right, {:.0} ± {:.0} tokens, {:.1}% cut off, {:.1} \"wait\" each",
         row.problems,
         config.evaluate.max_tokens,
@@ -45,8 +46,8 @@ pub fn run(config: SftConfig) -> Result<()> {
         row.response_tokens_se,
         100.0 * row.truncated,
         row.markers_per_response.unwrap_or(0.0),
-    );
-    eprintln!("the policy is in {}", out.display());
+    ));
+    note(&format!("the policy is in {}", out.display()));
     Ok(())
 }
 
@@ -90,7 +91,7 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         bar.set_message(format!("loss {loss:.4}  gradient {:.2}", report.grad_norm));
         bar.inc(1);
         if bar.is_hidden() && (step + 1) % 50 == 0 {
-            eprintln!("update {}/{steps}  loss {loss:.4}", step + 1);
+            note(&format!("update {}/{steps}  loss {loss:.4}", step + 1));
         }
     }
     bar.finish();
@@ -131,7 +132,9 @@ fn measure(config: &SftConfig, out: &Path, text: &Text) -> Result<EvalRow> {
     let mut engine = Local::new(Limits { max_rows: 192, cache_bytes: None }, sampler::Compute::F32);
     engine.load_weights(&model)?;
     let source = data::Source::Countdown(None);
-    let problems = data::load(&source, data::Use::Evaluate, config.run.seed, None)?.problems;
+    let problems =
+        data::load(&source, data::Use::Evaluate, &data::Reading { seed: config.run.seed, ..Default::default() })?
+            .problems;
     let problems: Vec<_> = problems.first(config.evaluate.problems).into_iter().map(|(_, p)| p).collect();
     let settings = evaluate::Settings {
         samples: 1,

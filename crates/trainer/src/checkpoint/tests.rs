@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::optimizer::{AdamW, AdamWSettings};
+use anyhow::bail;
 use candle_core::{Device, Var};
 use tempfile::TempDir;
 
@@ -13,9 +14,10 @@ fn optimizer() -> AdamW {
 fn state(step: u64) -> State {
     State {
         step,
+        cycle: 1,
         tokens_total: step * 1000,
         seed: 7,
-        config_hash: config_hash("a = 1"),
+        settings: BTreeMap::from([("schedule.l_max".to_owned(), "448".to_owned())]),
         extra: BTreeMap::from([("best".to_owned(), serde_json::json!(0.5))]),
     }
 }
@@ -101,8 +103,10 @@ fn an_interruption_leaves_the_last_checkpoint() {
     // The model can't be written: the error is passed on, nothing new has a name.
     let failed = checkpoints.save(&state(2), &|_| bail!("disk full"), &optimizer());
     assert_eq!(failed.unwrap_err().to_string(), "disk full");
-    assert_eq!(names(&run), [".tmp-step-000002", "step-000001"]);
+    assert_eq!(names(&run), ["step-000001"], "a full disk is not left fuller");
     assert_eq!(latest(run.path()).unwrap(), Some(good.clone()));
+    // Stopped while it was written.
+    fs::create_dir(run.path().join("checkpoints/.tmp-step-000002")).unwrap();
     // Stopped between the two renames of a replacement: the old one comes back.
     fs::rename(&good, run.path().join("checkpoints/.old-step-000001")).unwrap();
     open(&run, 3);
@@ -144,7 +148,7 @@ fn foreign_folders_are_refused() {
     let checkpoint = save(&open(&run, 1), 1);
     let path = checkpoint.join(STATE_FILE);
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace(r#""version": 1"#, r#""version": 99"#)).unwrap();
+    fs::write(&path, text.replace(r#""version": 2"#, r#""version": 99"#)).unwrap();
     assert!(refusal(&checkpoint).contains("version 99"));
     fs::write(&path, r#"{"epoch": 3}"#).unwrap();
     assert!(refusal(&checkpoint).contains("not the state of a checkpoint"));
@@ -163,10 +167,90 @@ fn bad_names_and_limits_are_refused() {
     assert_eq!(names(&run), ["step-000001"]);
 }
 
+/// SplitMix64: places to spoil, the same in every run.
+fn places(seed: u64, below: usize) -> impl Iterator<Item = usize> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    })
+}
+
+/// Every file truncated at 20 places and with 20 single bits flipped.
 #[test]
-fn the_hash_is_fnv_1a() {
-    // Published test vectors.
-    assert_eq!(config_hash(""), "cbf29ce484222325");
-    assert_eq!(config_hash("a"), "af63dc4c8601ec8c");
-    assert_eq!(config_hash("foobar"), "85944171f73967e8");
+fn every_spoiled_file_is_noticed_named_and_the_checkpoint_before_is_used() {
+    let run = TempDir::new().unwrap();
+    let checkpoints = open(&run, 3);
+    let before = save(&checkpoints, 1);
+    let spoiled = save(&checkpoints, 2);
+    for file in files(&spoiled).unwrap() {
+        let path = spoiled.join(&file);
+        let whole = fs::read(&path).unwrap();
+        let cut = places(1, whole.len()).take(20).map(|at| whole[..at].to_vec());
+        let flipped = places(2, 8 * whole.len()).take(20).map(|bit| {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        });
+        for (number, bytes) in cut.chain(flipped).enumerate() {
+            fs::write(&path, bytes).unwrap();
+            let found = newest_whole(run.path()).unwrap().unwrap();
+            assert_eq!((found.path, found.state.step), (before.clone(), 1), "{file} {number} was loaded");
+            let [(damaged, why)] = found.damaged.as_slice() else { panic!("{file} {number}: {:?}", found.damaged) };
+            assert!(*damaged == spoiled && why.contains(&file), "{file} {number}: {why}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(newest_whole(run.path()).unwrap().unwrap().path, spoiled);
+}
+
+#[test]
+fn a_listed_file_outside_of_the_folder_is_refused() {
+    let run = TempDir::new().unwrap();
+    let checkpoint = save(&open(&run, 1), 1);
+    // A sealed list that names a file elsewhere: nobody but an attacker writes one.
+    fs::create_dir(checkpoint.join("..").join("outside")).unwrap();
+    let link = checkpoint.join("sub");
+    fs::create_dir(&link).unwrap();
+    fs::write(checkpoint.join("../outside/file"), "x").unwrap();
+    manifest::write_listing(&checkpoint, &state(1), &["../outside/file".to_owned(), OPTIMIZER_FILE.to_owned()])
+        .unwrap();
+    assert!(refusal(&checkpoint).contains("\"../outside/file\", which is not a file of its folder"));
+}
+
+#[test]
+fn a_name_serves_where_every_step_is_spoiled() {
+    let run = TempDir::new().unwrap();
+    let checkpoints = open(&run, 1);
+    assert_eq!(newest_whole(run.path()).unwrap(), None);
+    let first = save(&checkpoints, 4);
+    let low = checkpoints.name(&first, "cycle-1-low").unwrap();
+    let second = save(&checkpoints, 8);
+    assert_eq!(newest_whole(run.path()).unwrap().unwrap().path, second);
+    fs::write(second.join(OPTIMIZER_FILE), "").unwrap();
+    assert_eq!(newest_whole(run.path()).unwrap().unwrap().path, low);
+    let aside = checkpoints.set_aside_damaged(&second).unwrap();
+    assert!(aside.ends_with("damaged-step-000008"));
+    assert_eq!(newest_whole(run.path()).unwrap().unwrap().damaged, []);
+    fs::write(low.join(OPTIMIZER_FILE), "").unwrap();
+    let message = newest_whole(run.path()).unwrap_err().to_string();
+    assert!(message.contains("none of its checkpoints is whole") && message.contains("cycle-1-low"), "{message}");
+}
+
+#[test]
+fn a_run_that_goes_back_keeps_what_came_later_aside() {
+    let run = TempDir::new().unwrap();
+    let checkpoints = open(&run, 2);
+    let first = save(&checkpoints, 1);
+    save(&checkpoints, 5);
+    assert_eq!(checkpoints.set_aside_later(5).unwrap(), Vec::<PathBuf>::new());
+    let later = checkpoints.set_aside_later(1).unwrap();
+    assert!(later.len() == 1 && later[0].ends_with("later-step-000005"));
+    let found = checkpoint_or_newest(run.path()).unwrap().unwrap();
+    assert_eq!(found.path, first);
+    save(&checkpoints, 2);
+    assert_eq!(names(&run), ["later-step-000005", "step-000001", "step-000002"]);
 }

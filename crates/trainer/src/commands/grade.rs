@@ -84,7 +84,7 @@ fn parse(text: &str, default: VerifierKind) -> Result<(VerifierKind, Row), Strin
 fn grade(path: &Path, jobs: &[Job], policy: &Policy) -> anyhow::Result<()> {
     let rows: Vec<reward::GradeRow<'_>> =
         jobs.iter().map(|job| (job.kind, job.row.gold.as_str(), job.row.response.as_str())).collect();
-    let verdicts = reward::grade_all(&rows, policy);
+    let verdicts = crate::grading::grade_all(&rows, policy);
     let mut out = String::new();
     for (job, verdict) in jobs.iter().zip(&verdicts) {
         warn_of_gold(path, job.line, verdict);

@@ -36,13 +36,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return complain(&cli::one_line(&error), outcome::USAGE),
+        Err(error) => return complain(&[cli::one_line(&error)], outcome::USAGE),
     };
     match dispatch(&command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match outcome::exit_code(&error) {
             0 => ExitCode::SUCCESS,
-            code => complain(&outcome::one_line(&error), code),
+            code => complain(&outcome::lines(&error), code),
         },
     }
 }
@@ -72,8 +72,10 @@ fn use_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .with_context(|| format!("cannot start {threads} threads (run.threads)"))
 }
 
-fn complain(message: &str, code: u8) -> ExitCode {
-    // Not `eprintln!`, which panics when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "error: {message}");
+fn complain(messages: &[String], code: u8) -> ExitCode {
+    for message in messages {
+        // Not `eprintln!`, which panics when stderr is closed.
+        let _ = writeln!(std::io::stderr(), "error: {message}");
+    }
     ExitCode::from(code)
 }

@@ -13,7 +13,8 @@ pub const USAGE: u8 = 2;
 /// Exit status of a run that was interrupted and can be resumed: 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
-/// What the user gave cannot be used: exit status 2. The message names the thing, its value and what to do.
+/// What the user gave cannot be used: exit status 2. The message names the thing, its value and what to do; of several
+/// things, each has a line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(String);
@@ -22,6 +23,12 @@ impl UsageError {
     /// A message that names the file, key or value, and what to do.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
+    }
+
+    /// Several messages, said all at once.
+    pub fn several(messages: impl IntoIterator<Item = String>) -> Self {
+        let messages: Vec<String> = messages.into_iter().map(|message| on_one_line(&message)).collect();
+        Self(messages.join("\n"))
     }
 }
 
@@ -68,6 +75,20 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// What to say of an error: a line, or a line for each of several things that are wrong with what the user gave.
+pub fn lines(error: &anyhow::Error) -> Vec<String> {
+    let several = match (error.downcast_ref::<UsageError>(), error.downcast_ref::<ConfigError>()) {
+        (Some(usage), _) => usage.0.lines().map(str::to_owned).collect(),
+        (_, Some(ConfigError::Several(errors))) => errors.iter().map(|error| on_one_line(&error.to_string())).collect(),
+        _ => Vec::new(),
+    };
+    if several.len() > 1 { several } else { vec![one_line(error)] }
+}
+
+fn on_one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// An error and its causes on one line, joined by `: `.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut message = String::new();
@@ -78,7 +99,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
             message.push_str(&cause);
         }
     }
-    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    on_one_line(&message)
 }
 
 #[cfg(test)]
@@ -106,6 +127,18 @@ mod tests {
         let wrapped = Err::<(), _>(UsageError::new("no such file")).context("reading rows").unwrap_err();
         assert_eq!(exit_code(&wrapped), 2);
         assert_eq!(one_line(&wrapped), "reading rows: no such file");
+    }
+
+    #[test]
+    fn several_problems_are_a_line_each() {
+        let error: anyhow::Error = UsageError::several(["no disk".into(), "no\n data".into()]).into();
+        assert_eq!(lines(&error), ["no disk", "no data"]);
+        assert_eq!(exit_code(&error), 2);
+        let sets = ["schedule.cycels=3".to_string(), "run.seed=x".to_string()];
+        let error: anyhow::Error = Config::resolve(None, &sets, &Overrides::default()).unwrap_err().into();
+        let lines = lines(&error);
+        assert!(lines.len() == 2 && lines[0].contains("run.seed") && lines[1].contains("cycels"), "{lines:?}");
+        assert_eq!(exit_code(&error), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::checkpoint;
 use crate::cli::SamplingArgs;
 use crate::commands::UsageError;
 use crate::config::{DeviceChoice, Dtype};
-use crate::data::{self, Problems, Use};
+use crate::data::{self, Problems, Reading, Use};
 use crate::doctor;
 use crate::policy::{Policy, open_device};
 
@@ -63,7 +63,7 @@ pub(super) fn check_folder(name: &str) -> Result<()> {
 /// When the data cannot be read, or have no end and `limit` is absent.
 pub(super) fn problems(name: &str, limit: Option<usize>) -> Result<Vec<reward::Problem>> {
     let source: data::Source = name.parse()?;
-    let loaded = data::load(&source, Use::Evaluate, PROBLEM_ORDER, None)?;
+    let loaded = data::load(&source, Use::Evaluate, &Reading { seed: PROBLEM_ORDER, ..Reading::default() })?;
     if let Some(first) = loaded.left_out.first() {
         super::note(&format!("{name}: {} rows left out; the first: {first}", loaded.left_out.len()));
     }

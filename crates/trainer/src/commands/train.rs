@@ -6,9 +6,19 @@ use crate::cli::TrainArgs;
 use crate::commands::UsageError;
 use crate::config::Config;
 
+/// The `--resume` that goes on with the run of `--out` where there is one, and begins it where there is none.
+const AUTO: &str = "auto";
+
 /// Trains, or continues a run with the settings in its folder.
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let run_folder = args.resume.as_deref().map(run_folder).transpose()?;
+    let resume = resumed(args)?;
+    let run_folder = resume.as_deref().map(run_folder).transpose()?;
+    if let (Some(out), Some(folder)) = (&args.out, &run_folder)
+        && !same_folder(out, folder)
+    {
+        let message = format!("--out {}: the run of --resume goes on in its own folder", out.display());
+        return Err(UsageError::new(format!("{message}, {}; leave --out away", folder.display())).into());
+    }
     let written = run_folder.as_deref().map(|folder| folder.join("config.toml"));
     let file = args.settings.config.as_deref().or(written.as_deref());
     let mut config = Config::resolve(file, &args.settings.set, &args.overrides())?;
@@ -17,7 +27,24 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         config.run.out = run_folder;
     }
     super::use_threads(config.run.threads)?;
-    crate::run::train(config, args.resume.clone())
+    crate::run::train(config, resume)
+}
+
+/// What there is to resume, if anything.
+fn resumed(args: &TrainArgs) -> anyhow::Result<Option<PathBuf>> {
+    if args.resume.as_deref() != Some(Path::new(AUTO)) {
+        return Ok(args.resume.clone());
+    }
+    let out = args.out.as_ref().ok_or_else(|| {
+        UsageError::new("--resume auto: needs --out DIR, the run to go on with or to begin; or give --resume DIR")
+    })?;
+    Ok(out.join("config.toml").is_file().then(|| out.clone()))
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    let place =
+        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into());
+    place(a) == place(b)
 }
 
 /// The run folder that `resume` is or is a checkpoint of: the one with the settings.

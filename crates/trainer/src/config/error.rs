@@ -78,6 +78,9 @@ pub enum ConfigError {
         /// The nearest known key, or all of the section's.
         hint: String,
     },
+    /// Several of these, in the order of the settings.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<ConfigError>),
     /// A value of the wrong type or out of range.
     #[error("{origin}: {key} = {value}: {problem}")]
     Value {
@@ -90,4 +93,19 @@ pub enum ConfigError {
         /// What it has to be.
         problem: String,
     },
+}
+
+impl ConfigError {
+    /// One error of many; `Ok` of none.
+    pub(super) fn all(errors: Vec<Self>) -> Result<(), Self> {
+        if errors.is_empty() { Ok(()) } else { Err(Self::Several(errors).or_only()) }
+    }
+
+    /// Of several, where there is one, that one.
+    pub(super) fn or_only(self) -> Self {
+        match self {
+            Self::Several(mut errors) if errors.len() == 1 => errors.remove(0),
+            other => other,
+        }
+    }
 }

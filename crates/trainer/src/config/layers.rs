@@ -7,12 +7,14 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::error::{ConfigError, Origin};
-use super::validate::Violation;
+use super::ranges::Violation;
 use super::value::{Keyed, Problem, ValueError, join, nearest};
 
 /// The merged table.
 pub(super) struct Layers {
     table: Table,
+    /// The built-in file alone.
+    built_in: Table,
     /// Every key of the built-in file, with its section.
     known: Vec<String>,
     origins: BTreeMap<String, Origin>,
@@ -22,13 +24,13 @@ pub(super) struct Layers {
 impl Layers {
     /// Starts from a file that is compiled in and spells every key out.
     ///
-    /// # Panics
+    /// # Errors
     /// If `text` is not TOML, which the tests rule out.
-    pub(super) fn built_in(name: &'static str, text: &str) -> Self {
-        let table: Table = text.parse().unwrap_or_else(|error| panic!("{name} is not TOML: {error}"));
+    pub(super) fn built_in(name: &'static str, text: &str) -> Result<Self, ConfigError> {
+        let table = parse(Path::new(name), text)?;
         let mut known = Vec::new();
         leaves("", &table, &mut |key, _| known.push(key));
-        Self { table, known, origins: BTreeMap::new(), base: Origin::BuiltIn(name) }
+        Ok(Self { built_in: table.clone(), table, known, origins: BTreeMap::new(), base: Origin::BuiltIn(name) })
     }
 
     /// Lays `table` over what is there, key by key.
@@ -39,14 +41,40 @@ impl Layers {
         merge(&mut self.table, table);
     }
 
-    /// The settings as their type.
-    pub(super) fn deserialize<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        let whole = Keyed { key: String::new(), value: Value::Table(self.table.clone()) };
-        T::deserialize(whole).map_err(|error| self.explain(error))
+    /// The settings as their type, checked.
+    ///
+    /// # Errors
+    /// All of what is wrong: a key that is refused is put aside, or takes its built-in value, to see what else is.
+    pub(super) fn settle<T: DeserializeOwned>(
+        &self,
+        check: impl Fn(&T) -> Result<(), Vec<Violation>>,
+    ) -> Result<T, ConfigError> {
+        let (mut table, mut errors, mut refused) = (self.table.clone(), Vec::new(), Vec::new());
+        let settings = loop {
+            let whole = Keyed { key: String::new(), value: Value::Table(table.clone()) };
+            match T::deserialize(whole) {
+                Ok(settings) => break settings,
+                Err(error) => {
+                    let key = error.key.split('[').next().unwrap_or_default().to_string();
+                    errors.push(self.explain(error));
+                    if !reset(&mut table, &self.built_in, &key) {
+                        return Err(ConfigError::Several(errors).or_only());
+                    }
+                    refused.push(key);
+                }
+            }
+        };
+        let depends = |violation: &Violation| {
+            violation.keys.iter().any(|key| refused.iter().any(|refused| key.starts_with(refused.as_str())))
+        };
+        let violations = check(&settings).err().unwrap_or_default();
+        errors.extend(violations.into_iter().filter(|violation| !depends(violation)).map(|found| self.refuse(found)));
+        ConfigError::all(errors)?;
+        Ok(settings)
     }
 
     /// A value that has the right type and is out of range.
-    pub(super) fn refuse(&self, violation: Violation) -> ConfigError {
+    fn refuse(&self, violation: Violation) -> ConfigError {
         // Of two keys that contradict each other, the one that the user wrote last is to blame.
         let key = violation.keys.iter().copied().max_by_key(|key| self.origin(key).rank()).unwrap_or_default();
         ConfigError::Value {
@@ -111,6 +139,20 @@ impl Layers {
     }
 }
 
+/// Gives a key its built-in value, or takes it out where there is none. Whether that changed anything.
+fn reset(table: &mut Table, built_in: &Table, key: &str) -> bool {
+    let (section, rest) = key.split_once('.').map_or((key, None), |(section, rest)| (section, Some(rest)));
+    match (table.get_mut(section), built_in.get(section), rest) {
+        (Some(Value::Table(inner)), Some(Value::Table(built_in)), Some(rest)) => reset(inner, built_in, rest),
+        (Some(value), Some(built_in), _) if value != built_in => {
+            *value = built_in.clone();
+            true
+        }
+        (Some(_), None, _) => table.remove(section).is_some(),
+        _ => false,
+    }
+}
+
 /// Calls `visit` with every key that holds no table, or an empty one.
 fn leaves(section: &str, table: &Table, visit: &mut impl FnMut(String, &Value)) {
     for (key, value) in table {
@@ -136,15 +178,19 @@ fn merge(base: &mut Table, over: Table) {
 /// A file given by `--config`.
 pub(super) fn read_file(path: &Path) -> Result<(Table, Origin), ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|reason| ConfigError::Read { path: path.into(), reason })?;
-    let table = text.parse::<Table>().map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let table = parse(path, &text)?;
+    Ok((table, Origin::File(path.into())))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.as_bytes().get(..span.start)).unwrap_or_default();
         ConfigError::Syntax {
             path: path.into(),
-            line: text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1,
+            line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
             message: error.message().replace('\n', "; "),
         }
-    })?;
-    Ok((table, Origin::File(path.into())))
+    })
 }
 
 /// `section.key=value` of `--set`: the value as TOML, or a bare string.

@@ -14,6 +14,7 @@
 
 mod error;
 mod layers;
+mod ranges;
 mod settings;
 mod sft;
 mod validate;
@@ -25,7 +26,7 @@ pub use error::{ConfigError, Origin};
 pub use settings::*;
 pub use sft::*;
 
-pub use validate::Violation;
+pub use ranges::Violation;
 
 use layers::Layers;
 
@@ -43,11 +44,10 @@ impl Config {
     /// `overrides`: the flags that stand for a key.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, an unknown key, a value of the wrong type or out of range:
+    /// Files that cannot be read or are not TOML, unknown keys, values of the wrong type or out of range, all at once:
     /// each names where the value came from, the key and what to do.
     pub fn resolve(file: Option<&Path>, sets: &[String], overrides: &Overrides) -> Result<Self, ConfigError> {
-        let file = file.map(layers::read_file).transpose()?;
-        let sets = sets.iter().map(|text| layers::parse_set(text)).collect::<Result<Vec<_>, _>>()?;
+        let (file, sets) = written_layers(file, sets)?;
         let model_path = sets
             .iter()
             .rev()
@@ -55,21 +55,20 @@ impl Config {
             .chain(file.iter().map(|(table, _)| table))
             .find_map(|table| table.get("model")?.get("path")?.as_str());
         let mut layers = match (&file, model_path) {
-            (Some(_), Some(path)) if path != EMBEDDED => Layers::built_in("configs/siri-1.5b.toml", SIRI_1_5B),
-            _ => Layers::built_in("configs/countdown.toml", COUNTDOWN),
+            (Some(_), Some(path)) if path != EMBEDDED => Layers::built_in("configs/siri-1.5b.toml", SIRI_1_5B)?,
+            _ => Layers::built_in("configs/countdown.toml", COUNTDOWN)?,
         };
         for (table, origin) in file.into_iter().chain(sets).chain(overrides.layers()) {
             layers.fill(table, origin);
         }
-        let config: Self = layers.deserialize()?;
-        config.check().map_err(|violation| layers.refuse(violation))?;
-        Ok(config)
+        layers.settle(Self::check)
     }
 
     /// The built-in `configs/countdown.toml`.
     ///
     /// # Panics
     /// Never in a program whose tests pass: they resolve the built-in file.
+    #[allow(clippy::expect_used, reason = "what is compiled in cannot be wrong at run time alone")]
     pub fn countdown() -> Self {
         Self::resolve(None, &[], &Overrides::default()).expect("configs/countdown.toml is checked by a test")
     }
@@ -86,21 +85,12 @@ impl SftConfig {
     /// # Errors
     /// As [`Config::resolve`].
     pub fn resolve(file: Option<&Path>, sets: &[String], overrides: &Overrides) -> Result<Self, ConfigError> {
-        let mut layers = Layers::built_in("configs/countdown-sft.toml", COUNTDOWN_SFT);
-        if let Some(path) = file {
-            let (table, origin) = layers::read_file(path)?;
+        let mut layers = Layers::built_in("configs/countdown-sft.toml", COUNTDOWN_SFT)?;
+        let (file, sets) = written_layers(file, sets)?;
+        for (table, origin) in file.into_iter().chain(sets).chain(overrides.layers()) {
             layers.fill(table, origin);
         }
-        for text in sets {
-            let (table, origin) = layers::parse_set(text)?;
-            layers.fill(table, origin);
-        }
-        for (table, origin) in overrides.layers() {
-            layers.fill(table, origin);
-        }
-        let config: Self = layers.deserialize()?;
-        config.check().map_err(|violation| layers.refuse(violation))?;
-        Ok(config)
+        layers.settle(Self::check)
     }
 
     /// The settings as a TOML file that resolves to them again, headed by the program's version.
@@ -109,6 +99,20 @@ impl SftConfig {
     }
 }
 
+/// A table of settings and where it was written.
+type Layer = (toml::Table, Origin);
+
+/// The file and each `--set`, or what is wrong with any of them.
+fn written_layers(file: Option<&Path>, sets: &[String]) -> Result<(Option<Layer>, Vec<Layer>), ConfigError> {
+    let mut errors = Vec::new();
+    let mut keep = |layer: Result<Layer, ConfigError>| layer.map_err(|error| errors.push(error)).ok();
+    let file = file.map(layers::read_file).and_then(&mut keep);
+    let sets = sets.iter().map(|text| layers::parse_set(text)).filter_map(&mut keep).collect();
+    ConfigError::all(errors)?;
+    Ok((file, sets))
+}
+
+#[allow(clippy::expect_used, reason = "settings are of plain types; `check` has refused what TOML cannot hold")]
 fn written<T: serde::Serialize>(settings: &T) -> String {
     // `check` has refused what TOML cannot hold: a seed above i64::MAX.
     let body = toml::to_string(settings).expect("settings are plain tables, numbers and strings");

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use toml::{Table, Value};
 
 pub use crate::advantage::Advantage;
+pub use crate::data::BadRows;
 pub use crate::loss::Aggregation;
 use crate::optimizer::AdamWSettings;
 
@@ -172,6 +173,8 @@ pub struct Data {
     pub eval: String,
     /// Problems whose rendered prompt is longer than this many tokens are left out.
     pub max_prompt_tokens: usize,
+    /// What becomes of rows of a file that are no problems.
+    pub bad_rows: BadRows,
 }
 
 /// `[schedule]`: the response budget `L(t)` over the steps.
@@ -337,6 +340,9 @@ pub struct Optimizer {
     pub max_grad_norm: f64,
     /// Updates that each step's rollouts are split into, 1 to `sampler.prompts_per_step`.
     pub updates_per_step: usize,
+    /// An update whose loss or gradient is infinite or not a number is skipped; the run stops, with the evidence saved,
+    /// when it has skipped so many in a row, at least 1.
+    pub skip_limit: usize,
 }
 
 impl Optimizer {

@@ -38,6 +38,23 @@ pub enum DataError {
         /// What is wrong and what is expected.
         what: String,
     },
+    /// Several rows that are no problems.
+    #[error("{}:{row}: {what} (and {more} more bad rows, the next in line {next})", path.display())]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// The first of them, counted as in [`DataError::Row`].
+        row: usize,
+        /// What is wrong with it.
+        what: String,
+        /// How many others there are.
+        more: usize,
+        /// The first of the others.
+        next: usize,
+    },
+    /// A file whose bad rows are skipped and that has no other.
+    #[error("{0}; no row is left")]
+    NoneLeft(String),
     /// A file without a single problem.
     #[error("data file {}: holds no problems", .0.display())]
     Empty(PathBuf),

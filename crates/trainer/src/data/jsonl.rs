@@ -1,32 +1,40 @@
 //! Problems from a JSONL file, one object a line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use reward::{Problem, VerifierKind};
 use serde_json::Value;
 
 use super::error::DataError;
+use super::problems::Reading;
 use super::row::{self, Fault, Table};
 
+/// The longest line, in bytes, that is read into memory: far beyond any prompt.
+const LONGEST: u64 = 64 << 20;
+
 /// The problems of a file; lines of white space are skipped.
-pub(super) fn read(path: &Path, verifier: Option<VerifierKind>) -> Result<Table, DataError> {
+pub(super) fn read(path: &Path, reading: &Reading) -> Result<Table, DataError> {
     let io = |error| DataError::Io { path: path.to_owned(), error };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let mut table = Table::default();
+    let mut table = Table::new(path, reading.bad_rows);
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(io)? == 0 {
+        let length = reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(io)?;
+        if length == 0 {
             break;
         }
-        if line.trim_ascii().is_empty() {
-            continue;
+        if length as u64 == LONGEST && !line.ends_with(b"\n") {
+            let what = format!("is longer than {} MiB: is it one JSON object a line?", LONGEST >> 20);
+            return Err(DataError::Row { path: path.to_owned(), row: number, what });
         }
-        table.push(path, number, parse(&line, verifier))?;
+        if !line.trim_ascii().is_empty() {
+            table.push(number, parse(&line, reading.verifier));
+        }
     }
-    table.finish(path)
+    table.finish()
 }
 
 fn parse(line: &[u8], verifier: Option<VerifierKind>) -> Result<Problem, Fault> {
@@ -44,6 +52,7 @@ fn parse(line: &[u8], verifier: Option<VerifierKind>) -> Result<Problem, Fault> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::row::BadRows;
     use super::*;
 
     fn read_text(text: &[u8]) -> Result<Table, String> {
@@ -51,7 +60,7 @@ mod tests {
         let path = folder.path().join("data.jsonl");
         std::fs::write(&path, text).unwrap();
         let prefix = format!("{}", folder.path().display());
-        read(&path, None).map_err(|error| error.to_string().replace(&prefix, ""))
+        read(&path, &Reading::default()).map_err(|error| error.to_string().replace(&prefix, ""))
     }
 
     #[test]
@@ -83,9 +92,30 @@ mod tests {
     }
 
     #[test]
+    fn bad_rows_are_counted_or_skipped() {
+        let text = b"{\n{\"problem\":\"a\",\"answer\":\"1\"}\n[]\n{\"problem\":\"\xff\"}\n";
+        let error = read_text(text).unwrap_err();
+        assert!(error.starts_with("/data.jsonl:1: is not JSON"), "{error}");
+        assert!(error.ends_with("(and 2 more bad rows, the next in line 3)"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let skip = Reading { bad_rows: BadRows::Skip, ..Reading::default() };
+        let table = read(&path, &skip).unwrap();
+        assert_eq!((table.problems.len(), table.left_out.len()), (1, 3));
+        assert!(
+            table.left_out[1]
+                .ends_with("data.jsonl:3: is not a JSON object such as {\"problem\": \"..\", \"answer\": \"..\"}")
+        );
+        assert!(table.places().get(0).unwrap().ends_with("data.jsonl:2"));
+        std::fs::write(&path, "[]\n").unwrap();
+        assert!(read(&path, &skip).unwrap_err().to_string().ends_with("no row is left"));
+    }
+
+    #[test]
     fn an_empty_or_missing_file_is_an_error() {
         assert_eq!(read_text(b"\n").unwrap_err(), "data file /data.jsonl: holds no problems");
-        let error = read(Path::new("no/such.jsonl"), None).unwrap_err().to_string();
+        let error = read(Path::new("no/such.jsonl"), &Reading::default()).unwrap_err().to_string();
         assert!(error.starts_with("data file no/such.jsonl: "), "{error}");
     }
 }

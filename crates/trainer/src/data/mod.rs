@@ -15,5 +15,6 @@ mod source;
 pub mod traces;
 
 pub use error::DataError;
-pub use problems::{Loaded, Problems, Use, load};
+pub use problems::{Loaded, Problems, Reading, Use, load};
+pub use row::{BadRows, Places};
 pub use source::Source;

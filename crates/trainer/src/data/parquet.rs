@@ -5,20 +5,19 @@
 
 use std::path::Path;
 
-use reward::VerifierKind;
-
 use super::error::DataError;
+use super::problems::Reading;
 use super::row::Table;
 
 /// The problems of a file.
 #[cfg(feature = "parquet")]
-pub(super) fn read(path: &Path, verifier: Option<VerifierKind>) -> Result<Table, DataError> {
-    reader::read(path, verifier)
+pub(super) fn read(path: &Path, reading: &Reading) -> Result<Table, DataError> {
+    reader::read(path, reading)
 }
 
 /// Refuses every file: this build has no reader.
 #[cfg(not(feature = "parquet"))]
-pub(super) fn read(path: &Path, _verifier: Option<VerifierKind>) -> Result<Table, DataError> {
+pub(super) fn read(path: &Path, _reading: &Reading) -> Result<Table, DataError> {
     let what = "this build reads no Parquet: build with `--features parquet`, or convert the file to .jsonl";
     Err(DataError::Parquet { path: path.to_owned(), what: what.to_owned() })
 }
@@ -33,27 +32,27 @@ mod reader {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
     use parquet::schema::types::Type;
-    use reward::VerifierKind;
     use serde_json::{Map, Value};
 
     use super::super::error::DataError;
+    use super::super::problems::Reading;
     use super::super::row::{self, Table};
 
-    pub(super) fn read(path: &Path, verifier: Option<VerifierKind>) -> Result<Table, DataError> {
+    pub(super) fn read(path: &Path, reading: &Reading) -> Result<Table, DataError> {
         let refuse = |what: String| DataError::Parquet { path: path.to_owned(), what };
         let file = File::open(path).map_err(|error| DataError::Io { path: path.to_owned(), error })?;
         let reader = SerializedFileReader::new(file).map_err(|error| refuse(error.to_string()))?;
         check_compression(reader.metadata()).map_err(refuse)?;
         let rows =
             reader.get_row_iter(Some(projection(reader.metadata()))).map_err(|error| refuse(error.to_string()))?;
-        let mut table = Table::default();
+        let mut table = Table::new(path, reading.bad_rows);
         for (index, row) in rows.enumerate() {
             let row = row.map_err(|error| refuse(format!("row {}: {error}", index + 1)))?;
             let fields: Map<String, Value> =
                 row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect();
-            table.push(path, index + 1, row::problem(&fields, verifier))?;
+            table.push(index + 1, row::problem(&fields, reading.verifier));
         }
-        table.finish(path)
+        table.finish()
     }
 
     /// The known columns alone, so that an unreadable column next to them does no harm; all, if none is known, so
@@ -140,7 +139,7 @@ mod reader {
             let path = folder.path().join("data.parquet");
             for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
                 write(&path, SCHEMA, compression, &[("40+2?", 42), ("1+1?", 2)]);
-                let problems = read(&path, None).unwrap().problems;
+                let problems = read(&path, &Reading::default()).unwrap().problems;
                 let read: Vec<_> = problems.iter().map(|row| (row.prompt.as_str(), row.answer.as_str())).collect();
                 assert_eq!(read, [("40+2?", "42"), ("1+1?", "2")]);
             }
@@ -150,7 +149,7 @@ mod reader {
         fn faults_name_file_and_row() {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("data.parquet");
-            let error = |path: &Path| read(path, None).unwrap_err().to_string();
+            let error = |path: &Path| read(path, &Reading::default()).unwrap_err().to_string();
             write(&path, SCHEMA, Compression::SNAPPY, &[("40+2?", 42), (" ", 2)]);
             assert!(error(&path).ends_with("data.parquet:2: field `question`: is empty"), "{}", error(&path));
             write(&path, SCHEMA, Compression::SNAPPY, &[]);

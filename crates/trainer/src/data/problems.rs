@@ -5,7 +5,7 @@ use reward::{Problem, VerifierKind};
 use super::countdown::{self, Split};
 use super::error::DataError;
 use super::rng::Rng;
-use super::row::Table;
+use super::row::{BadRows, Places, Table};
 use super::source::Source;
 use super::{jsonl, parquet};
 
@@ -38,26 +38,39 @@ pub struct Loaded {
     /// `FILE:ROW: why` for each row left out because its gold answer cannot be graded against, so that no response
     /// could ever be right; for the caller to report.
     pub left_out: Vec<String>,
+    /// Where the problems of a file are.
+    pub places: Places,
+}
+
+/// How a source is read.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Decides which Countdown problems there are and in which order.
+    pub seed: u64,
+    /// Overrules what the data say; `None` is `auto`: the row's own, else `math`; `countdown` for Countdown.
+    pub verifier: Option<VerifierKind>,
+    /// What becomes of rows that are no problems.
+    pub bad_rows: BadRows,
 }
 
 impl From<Problems> for Loaded {
     fn from(problems: Problems) -> Self {
-        Self { problems, left_out: Vec::new() }
+        Self { problems, left_out: Vec::new(), places: Places::default() }
     }
 }
 
 impl From<Table> for Loaded {
     fn from(table: Table) -> Self {
-        Self { problems: Problems::List(table.problems), left_out: table.left_out }
+        Self { places: table.places(), problems: Problems::List(table.problems), left_out: table.left_out }
     }
 }
 
-/// Loads a source. `seed` decides which Countdown problems there are and in which order; `verifier` overrules what
-/// the data say (`None` is `auto`: the row's own, else `math`; `countdown` for Countdown).
+/// Loads a source.
 ///
 /// # Errors
 /// [`DataError`] names the file and row, or the setting, and what to do.
-pub fn load(source: &Source, purpose: Use, seed: u64, verifier: Option<VerifierKind>) -> Result<Loaded, DataError> {
+pub fn load(source: &Source, purpose: Use, reading: &Reading) -> Result<Loaded, DataError> {
+    let Reading { seed, verifier, .. } = *reading;
     match source {
         Source::Countdown(split) => {
             if let Some(kind) = verifier.filter(|&kind| kind != VerifierKind::Countdown) {
@@ -71,8 +84,8 @@ pub fn load(source: &Source, purpose: Use, seed: u64, verifier: Option<VerifierK
                 (Some(Split::Train), _) | (None, Use::Train) => Ok(Problems::Countdown { seed }.into()),
             }
         }
-        Source::Jsonl(path) => jsonl::read(path, verifier).map(Loaded::from),
-        Source::Parquet(path) => parquet::read(path, verifier).map(Loaded::from),
+        Source::Jsonl(path) => jsonl::read(path, reading).map(Loaded::from),
+        Source::Parquet(path) => parquet::read(path, reading).map(Loaded::from),
         Source::Hub { .. } => Err(DataError::Hub(source.to_string())),
     }
 }
@@ -184,6 +197,10 @@ mod tests {
         Problems::List((0..count).map(row).collect())
     }
 
+    fn by(seed: u64, verifier: Option<VerifierKind>) -> Reading {
+        Reading { seed, verifier, ..Reading::default() }
+    }
+
     fn indices(problems: &Problems, steps: std::ops::Range<usize>, prompts: usize) -> Vec<usize> {
         steps.flat_map(|step| problems.batch(step, prompts, 5)).map(|(index, _)| index).collect()
     }
@@ -220,8 +237,8 @@ mod tests {
     #[test]
     fn countdown_trains_without_end_and_evaluates_on_other_problems() {
         let source: Source = "countdown".parse().unwrap();
-        let train = load(&source, Use::Train, 1, None).unwrap().problems;
-        let eval = load(&source, Use::Evaluate, 1, Some(VerifierKind::Countdown)).unwrap().problems;
+        let train = load(&source, Use::Train, &by(1, None)).unwrap().problems;
+        let eval = load(&source, Use::Evaluate, &by(1, Some(VerifierKind::Countdown))).unwrap().problems;
         assert_eq!(train.len(), None);
         assert_eq!(eval.len(), Some(countdown::held_out(1).len()));
         assert_eq!(train.batch(3, 2, 9), [(6, train.get(6).unwrap()), (7, train.get(7).unwrap())]);
@@ -235,9 +252,9 @@ mod tests {
     #[test]
     fn countdown_refuses_to_train_on_held_out_problems_or_with_another_verifier() {
         let source: Source = "countdown:held-out".parse().unwrap();
-        assert!(matches!(load(&source, Use::Train, 0, None), Err(DataError::TrainOnHeldOut)));
-        assert!(load(&source, Use::Evaluate, 0, None).is_ok());
-        let error = load(&source, Use::Evaluate, 0, Some(VerifierKind::Math)).unwrap_err().to_string();
+        assert!(matches!(load(&source, Use::Train, &by(0, None)), Err(DataError::TrainOnHeldOut)));
+        assert!(load(&source, Use::Evaluate, &by(0, None)).is_ok());
+        let error = load(&source, Use::Evaluate, &by(0, Some(VerifierKind::Math))).unwrap_err().to_string();
         assert_eq!(error, "verifier `math` cannot judge Countdown: use `countdown` or `auto`");
     }
 
@@ -255,7 +272,7 @@ mod tests {
     #[test]
     fn hub_data_sets_and_long_prompts() {
         let hub: Source = "openai/gsm8k:test".parse().unwrap();
-        let error = load(&hub, Use::Evaluate, 0, None).unwrap_err().to_string();
+        let error = load(&hub, Use::Evaluate, &by(0, None)).unwrap_err().to_string();
         assert!(error.starts_with("data `openai/gsm8k:test`: "), "{error}");
         let mut problems = list(12);
         assert_eq!(problems.retain(|problem| problem.prompt.len() <= 2), 2);

@@ -1,8 +1,9 @@
 //! One row of a data file as a problem: which fields count and what an answer looks like.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reward::{Problem, VerifierKind};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::DataError;
@@ -17,38 +18,102 @@ pub(super) enum Fault {
 }
 
 /// The problems of a file, and the rows that had to be left out because no response could ever be right.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
+    path: PathBuf,
+    bad_rows: BadRows,
     /// In the file's order.
     pub(super) problems: Vec<Problem>,
+    /// The row of each problem, from 1.
+    pub(super) rows: Vec<usize>,
     /// `FILE:ROW: why`, one a row left out.
     pub(super) left_out: Vec<String>,
+    /// Rows that are refused.
+    malformed: Vec<(usize, String)>,
+    skipped: bool,
 }
 
 impl Table {
-    /// Adds row `number` (from 1) of the file at `path`.
-    ///
-    /// # Errors
-    /// A malformed row, with its place.
-    pub(super) fn push(&mut self, path: &Path, number: usize, row: Result<Problem, Fault>) -> Result<(), DataError> {
-        match row {
-            Ok(problem) => self.problems.push(problem),
-            Err(Fault::Ungradable(why)) => self.left_out.push(format!("{}:{number}: {why}", path.display())),
-            Err(Fault::Malformed(what)) => return Err(DataError::Row { path: path.to_owned(), row: number, what }),
+    /// An empty table of the file at `path`.
+    pub(super) fn new(path: &Path, bad_rows: BadRows) -> Self {
+        Self {
+            path: path.to_owned(),
+            bad_rows,
+            problems: Vec::new(),
+            rows: Vec::new(),
+            left_out: Vec::new(),
+            malformed: Vec::new(),
+            skipped: false,
         }
-        Ok(())
     }
 
-    /// The table, if it holds a problem.
+    /// Adds row `number` (from 1).
+    pub(super) fn push(&mut self, number: usize, row: Result<Problem, Fault>) {
+        let at = |why: &str| format!("{}:{number}: {why}", self.path.display());
+        match (row, self.bad_rows) {
+            (Ok(problem), _) => {
+                self.problems.push(problem);
+                self.rows.push(number);
+            }
+            (Err(Fault::Ungradable(why)), _) => self.left_out.push(at(&why)),
+            (Err(Fault::Malformed(what)), BadRows::Skip) => {
+                self.left_out.push(at(&what));
+                self.skipped = true;
+            }
+            (Err(Fault::Malformed(what)), BadRows::Refuse) => self.malformed.push((number, what)),
+        }
+    }
+
+    /// The table, if it holds a problem and no row that is refused.
     ///
     /// # Errors
-    /// There is none; if rows were left out, says why the first one was.
-    pub(super) fn finish(self, path: &Path) -> Result<Self, DataError> {
+    /// The rows that are refused; or there is no problem: if rows were left out, says why the first one was.
+    pub(super) fn finish(self) -> Result<Self, DataError> {
+        let mut malformed = self.malformed.iter();
+        if let Some((row, what)) = malformed.next().cloned() {
+            let (path, more) = (self.path, self.malformed.len() - 1);
+            return Err(match malformed.next() {
+                Some(&(next, _)) => DataError::Rows { path, row, what, more, next },
+                None => DataError::Row { path, row, what },
+            });
+        }
         match (self.problems.first(), self.left_out.first()) {
             (Some(_), _) => Ok(self),
+            (None, Some(why)) if self.skipped => Err(DataError::NoneLeft(why.clone())),
             (None, Some(why)) => Err(DataError::AllUngradable(why.clone())),
-            (None, None) => Err(DataError::Empty(path.to_owned())),
+            (None, None) => Err(DataError::Empty(self.path)),
         }
+    }
+
+    /// Where the problems are, for messages.
+    pub(super) fn places(&self) -> Places {
+        Places { path: self.path.clone(), rows: self.rows.clone() }
+    }
+}
+
+/// What becomes of rows of a data file that are no problems: not JSON, broken UTF-8, no question, no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BadRows {
+    /// The file is refused, with the first of them and how many there are.
+    #[default]
+    Refuse,
+    /// They are left out, counted, and the first is named.
+    Skip,
+}
+
+/// The file and row that problems come from, by their index.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    path: PathBuf,
+    rows: Vec<usize>,
+}
+
+impl Places {
+    /// `FILE:ROW` of a problem; `None` of one that is made and not read.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<String> {
+        Some(format!("{}:{}", self.path.display(), self.rows.get(index)?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run needs against what the machine has, and what would fail, before anything is downloaded.
 
+pub mod disk;
 pub mod machine;
 pub mod memory;
 pub mod policy;
@@ -76,14 +77,11 @@ fn look_at_policy(config: &Config, report: &mut Report) {
         report.fact("needs", "unknown until config.json can be read");
         return;
     };
-    let longest = memory::longest_sequence(config);
-    if longest > shape.max_positions {
-        report.failures.push(format!(
-            "a prompt of {} tokens with the largest budget makes {longest}, and the model ends at {}; lower \
-             schedule.l_max, evaluate.max_tokens or data.max_prompt_tokens",
-            config.data.max_prompt_tokens, shape.max_positions
-        ));
-    }
+    report.failures.extend(too_long(&shape, config));
+    let folder = config.run.out.clone().unwrap_or_else(|| "runs".into());
+    let disk = disk::look(&folder, &disk::Need::of(&shape, config));
+    report.fact("disk", disk.fact);
+    report.failures.extend(disk.failure);
     let there = machine::device_memory(device);
     let need = memory::estimate(&shape, &memory::planned(&shape, config, there));
     report.fact("needs", format!("{}, about, at its peak:", show(need.total())));
@@ -94,6 +92,18 @@ fn look_at_policy(config: &Config, report: &mut Report) {
         Some(there) => report.failures.extend(shortage(&need, there, config)),
         None => report.fact("there", format!("the memory of {device} cannot be told")),
     }
+}
+
+/// What to say when a sequence may be longer than the model's positions.
+pub fn too_long(shape: &model::config::Config, config: &Config) -> Option<String> {
+    let longest = memory::longest_sequence(config);
+    (longest > shape.max_positions).then(|| {
+        format!(
+            "a prompt of {} tokens with the largest budget makes {longest}, and the model ends at {}; lower \
+             schedule.l_max, evaluate.max_tokens or data.max_prompt_tokens",
+            config.data.max_prompt_tokens, shape.max_positions
+        )
+    })
 }
 
 /// What to say when `need` does not fit into what is `there`.
@@ -126,7 +136,7 @@ fn look_at_data(config: &Config, report: &mut Report) {
     for (key, name, purpose) in data {
         let loaded = name
             .parse::<Source>()
-            .and_then(|source| data::load(&source, purpose, config.run.seed, config.reward.verifier_kind()));
+            .and_then(|source| data::load(&source, purpose, &crate::run::preflight::settings(config)));
         match loaded {
             Ok(loaded) => {
                 let count =

@@ -19,6 +19,8 @@ use anyhow::{Context, Result};
 pub struct EventFile {
     path: PathBuf,
     file: File,
+    /// Bytes of the records that are written.
+    written: u64,
 }
 
 impl EventFile {
@@ -29,7 +31,7 @@ impl EventFile {
     /// The file cannot be written.
     pub fn create(dir: &Path, purge_from: Option<usize>) -> Result<Self> {
         let (path, file) = new_file(dir)?;
-        let mut events = Self { path, file };
+        let mut events = Self { path, file, written: 0 };
         events.write(&event(0, FILE_VERSION, b"brain.Event:2"))?;
         if let Some(step) = purge_from {
             // SessionLog { status: START }
@@ -58,27 +60,31 @@ impl EventFile {
     }
 
     fn write(&mut self, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all(&record(data))
-            .and_then(|()| self.file.flush())
-            .with_context(|| format!("{}: cannot write", self.path.display()))
+        let record = record(data);
+        let written = self.file.write_all(&record).and_then(|()| self.file.flush());
+        match &written {
+            Ok(()) => self.written += record.len() as u64,
+            // Half of a record would end the file for TensorBoard, whatever came after it.
+            Err(_) => drop(self.file.set_len(self.written)),
+        }
+        written.with_context(|| format!("{}: cannot write", self.path.display()))
     }
 }
 
 /// Makes a file with a name of its own; TensorBoard reads the files of a folder in the order of their names.
 fn new_file(dir: &Path) -> Result<(PathBuf, File)> {
     let seconds = now().as_secs();
-    for count in 0.. {
+    let mut count = 0_u64;
+    loop {
         let path = dir.join(format!("events.out.tfevents.{seconds:010}.bellows.{}.{count}", process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+        match OpenOptions::new().append(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => count += 1,
             opened => {
                 let file = opened.with_context(|| format!("{}: cannot write", path.display()))?;
                 return Ok((path, file));
             }
         }
     }
-    unreachable!("some count is free")
 }
 
 fn now() -> std::time::Duration {

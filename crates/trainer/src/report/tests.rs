@@ -90,7 +90,7 @@ fn a_run_that_has_just_begun_has_a_report() {
     fs::write(parent.path().join("config.toml"), CONFIG).unwrap();
     let page = fs::read_to_string(write_run_report(parent.path()).unwrap()).unwrap();
     assert!(page.contains("no evaluation yet") && !page.contains("NaN"));
-    let mut writer = MetricsWriter::resume(parent.path(), 0).unwrap();
+    let mut writer = MetricsWriter::resume(parent.path(), Some(0)).unwrap();
     writer.eval(&eval_row(0, "start", 0.0, 0.0)).unwrap();
     writer.step(&step_row(1)).unwrap();
     let page = fs::read_to_string(write_run_report(parent.path()).unwrap()).unwrap();

@@ -2,12 +2,13 @@
 //! for those whose responses are all worth the same.
 
 use anyhow::Result;
-use reward::{GradeRow, Problem, grade_all, score};
+use reward::{GradeRow, Problem, Verdict, score};
 use sampler::{Engine, Finish, Request, Rollout, Sampling, pick};
 
 use super::interrupt;
-use super::setup::Run;
+use super::open::Run;
 use crate::config::Overlong;
+use crate::grading::{self, grade_all};
 use crate::learn;
 
 /// The rollouts of one problem.
@@ -26,6 +27,8 @@ pub struct Group {
     pub rewards: Vec<f64>,
     /// Which enter the loss.
     pub kept: Vec<bool>,
+    /// Responses that the verifier failed on.
+    pub graders_failed: usize,
 }
 
 impl Group {
@@ -47,6 +50,17 @@ impl Batch {
     /// Response tokens sampled.
     pub fn tokens(&self) -> usize {
         self.sampled
+    }
+
+    /// Whether every token's log-prob is a number, as it is not where weights have become infinite.
+    pub fn is_finite(&self) -> bool {
+        let rollouts = self.groups.iter().flat_map(|group| &group.rollouts);
+        rollouts.flat_map(|rollout| &rollout.log_probs).all(|log_prob| log_prob.is_finite())
+    }
+
+    /// Responses that the verifier failed on, which score 0.
+    pub fn graders_failed(&self) -> usize {
+        self.groups.iter().map(|group| group.graders_failed).sum()
     }
 
     /// The mean of `of(group, i)` over all rollouts.
@@ -116,6 +130,7 @@ fn sample(run: &mut Run, problems: Vec<(usize, Problem)>, budget: usize, batch: 
             correct: Vec::new(),
             rewards: Vec::new(),
             kept: vec![true; rollouts.len()],
+            graders_failed: 0,
             rollouts,
         });
     }
@@ -138,7 +153,9 @@ fn grade(run: &Run, groups: &mut [Group]) -> Result<()> {
         .collect();
     let mut verdicts = grade_all(&rows, &run.extraction).into_iter();
     for group in groups {
-        group.correct = verdicts.by_ref().take(group.rollouts.len()).map(|v| v.correct).collect();
+        let verdicts: Vec<Verdict> = verdicts.by_ref().take(group.rollouts.len()).collect();
+        group.correct = verdicts.iter().map(|verdict| verdict.correct).collect();
+        group.graders_failed = grading::failures(&verdicts);
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! Ctrl-C: the first asks the run to stop at a safe point, the second ends the program at once.
+//! Ctrl-C and SIGTERM: the first asks the run to stop at a safe point, the second ends the program at once.
 
 use anyhow::{Context, Result};
 use sampler::Control;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::commands::note;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
@@ -12,7 +14,8 @@ pub fn listen() -> Result<()> {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(crate::commands::outcome::INTERRUPTED));
         }
-        eprintln!("stopping: a checkpoint is being written (once more: stop now)");
+        // Not `eprintln!`: a terminal that is gone must not take this thread along.
+        note("stopping: a checkpoint is being written (once more: stop now)");
     };
     match ctrlc::set_handler(stop) {
         Err(ctrlc::Error::MultipleHandlers) => Ok(()),

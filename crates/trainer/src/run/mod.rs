@@ -4,13 +4,18 @@
 //! schedule --budget--> sampler --rollouts--> reward --scores--> trainer --advantages, loss, step--> model --weights--> sampler
 //! ```
 
+mod changes;
 mod collect;
+mod evidence;
 mod interrupt;
+mod lock;
+mod open;
+mod points;
+pub mod preflight;
 mod record;
 mod screen;
-mod setup;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sampler::Engine;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,8 +25,8 @@ use crate::config::Config;
 use crate::learn::{Group, Learned, Learner};
 use crate::metrics::StepRow;
 use collect::Batch;
-use setup::Run;
-pub use setup::folder_by_time;
+use open::Run;
+pub use open::folder_by_time;
 
 /// Trains a policy through its cycles, or continues a run from `resume` (a run folder or one of its checkpoints).
 ///
@@ -32,8 +37,11 @@ pub fn train(config: Config, resume: Option<PathBuf>) -> Result<()> {
     let mut run = Run::open(config, resume)?;
     match cycles(&mut run) {
         Err(error) if interrupt::requested() && is_stop(&error) => {
-            let checkpoint = run.save()?;
             run.screen.finish();
+            let last = run.saved.clone().unwrap_or_else(|| run.folder.clone());
+            let advice =
+                || format!("interrupted, and the checkpoint cannot be written; {} is as it was", last.display());
+            let checkpoint = run.save().with_context(advice)?;
             Err(Interrupted { checkpoint }.into())
         }
         Err(error) => Err(error),
@@ -69,8 +77,12 @@ fn step(run: &mut Run) -> Result<()> {
     let learned = learn(run, &batch)?;
     let learning_seconds = learning.elapsed().as_secs_f64();
 
+    if learned.skipped_in_a_row >= run.config.optimizer.skip_limit {
+        return Err(evidence::stop(run, &batch, &learned));
+    }
     run.tokens_total += batch.tokens() as u64;
     run.updates += learned.updates;
+    run.skipped_in_a_row = learned.skipped_in_a_row;
     let row = StepRow {
         step: run.step + 1,
         cycle: run.schedule.cycle(run.step),
@@ -80,17 +92,24 @@ fn step(run: &mut Run) -> Result<()> {
         accuracy: batch.mean(|g, i| f64::from(u8::from(g.correct[i]))),
         response_tokens: batch.mean(|g, i| g.rollouts[i].tokens.len() as f64),
         truncated: batch.mean(|g, i| f64::from(u8::from(g.rollouts[i].truncated()))),
-        learning: learned.figures,
+        learning: learned.figures.clone(),
         rollout_tokens_per_second: batch.tokens() as f64 / sampling_seconds,
         train_tokens_per_second: learned.tokens as f64 / learning_seconds,
         seconds: started.elapsed().as_secs_f64(),
         tokens_total: run.tokens_total,
+        updates_skipped: learned.skipped.len(),
+        graders_failed: batch.graders_failed(),
     };
-    finish_step(run, &batch, &row)
+    finish_step(run, &batch, &learned, &row)
 }
 
 /// New weights from the step's rollouts.
 fn learn(run: &mut Run, batch: &Batch) -> Result<Learned> {
+    if !batch.is_finite() {
+        let why = "the sampler's log-probs are no numbers, so neither are the weights".to_string();
+        let skipped_in_a_row = run.skipped_in_a_row + 1;
+        return Ok(Learned { skipped: vec![why], skipped_in_a_row, ..Learned::default() });
+    }
     let groups: Vec<Group> = batch.groups.iter().map(collect::Group::recorded).collect();
     let (rate, updates, share_done) = (run.rate, run.updates, run.share_done());
     let mut learner = Learner {
@@ -99,16 +118,25 @@ fn learn(run: &mut Run, batch: &Batch) -> Result<Learned> {
         reference: run.reference.as_ref(),
         optimizer: &mut run.optimizer,
         largest_budget: run.schedule.largest(),
+        skipped_in_a_row: run.skipped_in_a_row,
     };
     learner.step(&groups, |i| rate.at_share(updates + i, share_done))
 }
 
-fn finish_step(run: &mut Run, batch: &Batch, row: &StepRow) -> Result<()> {
+fn finish_step(run: &mut Run, batch: &Batch, learned: &Learned, row: &StepRow) -> Result<()> {
     run.metrics.step(row)?;
     if run.step.is_multiple_of(record::EVERY) {
-        record::rollouts(&run.folder, row.step, batch)?;
+        run.tolerate(record::rollouts(&run.folder, row.step, batch));
     }
     run.screen.step(row);
+    for why in &learned.skipped {
+        run.screen.line(&format!("step {}: an update was skipped: {why}", row.step));
+    }
+    if row.graders_failed > 0 {
+        let count = row.graders_failed;
+        run.screen.line(&format!("step {}: the verifier failed on {count} responses, which score 0", row.step));
+    }
+    run.say_trouble();
     run.step += 1;
     Ok(())
 }

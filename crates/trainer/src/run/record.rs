@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::collect::Batch;
+use crate::checkpoint::write_whole;
 use crate::evaluate::Sample;
 use crate::metrics::read_rows;
 use reward::Problem;
@@ -35,10 +36,12 @@ pub struct Row {
 }
 
 impl Row {
-    /// The response for a terminal: its first and last lines, indented.
+    /// The response for a terminal: its first and last lines, indented, without the control characters that a terminal
+    /// would obey.
     pub fn shown(&self) -> String {
         const ENDS: usize = 6;
-        let lines: Vec<&str> = self.response.lines().collect();
+        let response = self.response.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
+        let lines: Vec<&str> = response.lines().collect();
         let mut text = String::new();
         for (i, line) in lines.iter().enumerate() {
             if i < ENDS || i + ENDS >= lines.len() {
@@ -88,6 +91,10 @@ pub fn evaluation(folder: &Path, step: usize, name: &str, problems: &[Problem], 
 /// The response to one held-out problem at the first evaluation and at the last: of those that both finished, the first.
 pub fn before_and_after(folder: &Path) -> Result<Option<[Row; 2]>> {
     let folder = folder.join("rollouts");
+    if !folder.is_dir() {
+        // A full disk had no room for any.
+        return Ok(None);
+    }
     let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
     files.retain(|file| file.file_name().to_string_lossy().starts_with("eval-"));
     files.sort_by_key(fs::DirEntry::file_name);
@@ -106,6 +113,22 @@ fn write(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {
         text.push_str(&serde_json::to_string(row)?);
         text.push('\n');
     }
-    let path = folder.join(name);
-    fs::write(&path, text).with_context(|| format!("{}: cannot write", path.display()))
+    write_whole(&folder.join(name), text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_does_not_command_the_terminal() {
+        let row = Row {
+            step: 1,
+            prompt: "?".into(),
+            response: "a\u{1b}[2Jb\r\nc".into(),
+            reward: 0.0,
+            finish: "stop".into(),
+        };
+        assert_eq!(row.shown(), "  a\u{fffd}[2Jb\u{fffd}\n  c\n");
+    }
 }

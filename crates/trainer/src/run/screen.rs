@@ -3,6 +3,7 @@
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::commands::note;
 use crate::metrics::{EvalRow, StepRow};
 
 /// The progress of a run, on stderr.
@@ -35,7 +36,7 @@ impl Screen {
         self.bar.set_message(line.clone());
         self.bar.set_position(row.step as u64);
         if self.bar.is_hidden() {
-            eprintln!("step {}/{} · {line} · {:.1} s", row.step, self.total, row.seconds);
+            note(&format!("step {}/{} · {line} · {:.1} s", row.step, self.total, row.seconds));
         }
     }
 
@@ -61,7 +62,7 @@ impl Screen {
     /// A line above the bar.
     pub fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            note(text);
         } else {
             self.bar.println(text);
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use model::Qwen2;
 use sampler::{Finish, Rollout};
 use serde::Serialize;
@@ -84,8 +84,12 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
         reference: reference.as_ref(),
         optimizer: &mut optimizer,
         largest_budget: schedule.largest(),
+        skipped_in_a_row: 0,
     };
     let learned = learner.step(&borrowed, |update| rate.at_share(update, 0.0))?;
+    if let Some(why) = learned.skipped.first() {
+        bail!("{}: there is no step along these rollouts: {why}", args.data.display());
+    }
     policy.save(out)?;
     optimizer.save(&out.join(OPTIMIZER_FILE))?;
     print(&format!("{}\n", serde_json::to_string(&Figures::new(learned))?))
@@ -129,14 +133,12 @@ fn add(row: Row, groups: &mut Vec<Recorded>) -> Result<(), String> {
     if response.is_empty() {
         return Err("response_ids is empty: a rollout has at least one token".into());
     }
-    let group = match groups.iter_mut().position(|group| &group.name == name) {
-        Some(index) => &mut groups[index],
-        None => {
-            let (name, prompt) = (name.clone(), prompt.to_vec());
-            groups.push(Recorded { name, prompt, rollouts: Vec::new(), rewards: Vec::new(), kept: Vec::new() });
-            groups.last_mut().expect("one was just added")
-        }
-    };
+    let index = groups.iter().position(|group| &group.name == name).unwrap_or_else(|| {
+        let (name, prompt) = (name.clone(), prompt.to_vec());
+        groups.push(Recorded { name, prompt, rollouts: Vec::new(), rewards: Vec::new(), kept: Vec::new() });
+        groups.len() - 1
+    });
+    let group = &mut groups[index];
     if group.prompt != prompt {
         return Err(format!("the rows of group {name} have different prompts"));
     }

@@ -1,0 +1,196 @@
+//! A run's state, and opening it: fresh, or from the newest checkpoint that is whole.
+
+use anyhow::{Context, Result, bail};
+use model::lora::Saved;
+use model::{Qwen2, weights};
+use reward::{Policy as Extraction, Problem};
+use sampler::{Limits, Local};
+use schedule::{Budget, LearningRate};
+use std::path::{Path, PathBuf};
+
+use super::{changes, lock::Lock, preflight, screen::Screen};
+use crate::checkpoint::{self, Checkpoints, Found, OPTIMIZER_FILE};
+use crate::commands::{UsageError, note};
+use crate::config::Config;
+use crate::data::Problems;
+use crate::metrics::MetricsWriter;
+use crate::optimizer::AdamW;
+use crate::policy::{Policy, extraction, open_device};
+
+/// Everything a step works on.
+pub struct Run {
+    pub config: Config,
+    pub folder: PathBuf,
+    pub schedule: Budget,
+    pub rate: LearningRate,
+    pub problems: Problems,
+    pub held_out: Vec<Problem>,
+    pub policy: Policy,
+    pub reference: Option<Qwen2>,
+    pub engine: Local,
+    pub optimizer: AdamW,
+    pub extraction: Extraction,
+    pub metrics: MetricsWriter,
+    pub checkpoints: Checkpoints,
+    pub screen: Screen,
+    /// Steps done.
+    pub step: usize,
+    /// Optimiser steps done.
+    pub updates: usize,
+    /// Rollout tokens spent.
+    pub tokens_total: u64,
+    /// Updates in a row, up to now, that were skipped because a loss or gradient was no number.
+    pub skipped_in_a_row: usize,
+    /// The checkpoint of the state after [`step`](Self::step), where there is one.
+    pub saved: Option<PathBuf>,
+    /// What the last look at the metrics' files found, so that it is said once.
+    pub said: Option<String>,
+    /// Last, so that the folder is free when all else is closed.
+    _lock: Lock,
+}
+
+impl Run {
+    /// Opens everything a run needs, the cheap and likely failures first. A folder that is resumed is locked before it
+    /// is looked at; a new one is made when nothing else can fail.
+    pub fn open(config: Config, resume: Option<PathBuf>) -> Result<Self> {
+        let folder = run_folder(&config)?;
+        let lock = resume.is_some().then(|| Lock::take(&folder)).transpose()?;
+        let from = resume.as_deref().map(|path| found(path, &folder, &config)).transpose()?.flatten();
+        let ready = preflight::check(config, &folder, resume.is_some())?;
+        let config = ready.config;
+        if let Some(found) = &from {
+            changes::refuse(&found.state.settings, &config, found.state.step as usize)?;
+        }
+        let schedule = config.schedule.budget()?;
+        let device = open_device(config.run.device)?;
+        let policy = Policy::load(&config.model.path, config.model.dtype, &device)?.to_train(&config)?;
+        let problems = preflight::fitting("data.train", ready.train, &policy, &config)?;
+        let held_out = preflight::fitting("data.eval", ready.held_out, &policy, &config)?;
+        let held_out = held_out.first(config.evaluate.problems).into_iter().map(|(_, problem)| problem).collect();
+        let reference = policy.reference(&config)?;
+        let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
+        if let Some(from) = &from {
+            restore(&policy, &mut optimizer, &from.path)?;
+        }
+        let (lock, metrics, checkpoints) = claim(&folder, &config, lock, resume.is_some(), from.as_ref())?;
+        let total = schedule.total_steps();
+        let state = from.as_ref().map(|found| found.state.clone()).unwrap_or_default();
+        let step = state.step as usize;
+        let skipped = state.extra.get(super::points::SKIPPED).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        Ok(Self {
+            rate: config.optimizer.rate(total)?,
+            engine: engine(&config.sampler),
+            extraction: extraction(&policy.text)?,
+            checkpoints,
+            screen: Screen::new(step, total)?,
+            updates: optimizer.step_count() as usize,
+            tokens_total: state.tokens_total,
+            skipped_in_a_row: skipped as usize,
+            saved: from.map(|found| found.path),
+            said: None,
+            config,
+            folder,
+            schedule,
+            problems,
+            held_out,
+            policy,
+            reference,
+            optimizer,
+            metrics,
+            step,
+            _lock: lock,
+        })
+    }
+}
+
+/// The checkpoint to go on from, after what an interruption left is cleared up; says which damaged ones are passed over.
+fn found(path: &Path, folder: &Path, config: &Config) -> Result<Option<Found>> {
+    let checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
+    let found = checkpoint::checkpoint_or_newest(path)?;
+    match &found {
+        None => note(&format!("{}: it has no checkpoint yet; the run begins again", folder.display())),
+        Some(found) => {
+            for (damaged, why) in &found.damaged {
+                let step = found.state.step;
+                note(&format!("{why}; going back to {} (step {step})", found.path.display()));
+                if damaged.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
+                    checkpoints.set_aside_damaged(damaged)?;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the folder this run's: its lock, its settings, the files of its figures, its checkpoints.
+fn claim(
+    folder: &Path,
+    config: &Config,
+    lock: Option<Lock>,
+    resumes: bool,
+    from: Option<&Found>,
+) -> Result<(Lock, MetricsWriter, Checkpoints)> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the run folder", folder.display()))?;
+    let lock = lock.map_or_else(|| Lock::take(folder), Ok)?;
+    if !resumes {
+        // Once more, now that nobody else can write here.
+        preflight::refuse_existing(folder)?;
+    }
+    write_config(folder, config)?;
+    let metrics = match (resumes, from) {
+        (false, _) => MetricsWriter::create(folder)?,
+        (true, from) => MetricsWriter::resume(folder, from.map(|found| found.state.step as usize))?,
+    };
+    let checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
+    if let Some(found) = from {
+        let later = checkpoints.set_aside_later(found.state.step)?;
+        if let Some(newest) = later.last() {
+            let count = later.len();
+            note(&format!("{count} later checkpoints are set aside, the newest as {}", newest.display()));
+        }
+    }
+    Ok((lock, metrics, checkpoints))
+}
+
+fn restore(policy: &Policy, optimizer: &mut AdamW, from: &Path) -> Result<()> {
+    if policy.model.lora().is_some() {
+        Saved::open(from)?.restore(&policy.model).with_context(|| from.display().to_string())?;
+        return optimizer.load(&from.join(OPTIMIZER_FILE));
+    }
+    let files = model::Files::open(&model::Source::Folder(from.into()))?;
+    let dtype = policy.model.variables().first().context("the policy has nothing to train")?.1.dtype();
+    let saved = weights::load(&files, dtype, policy.model.device())?;
+    if saved.variables().len() != policy.model.variables().len() {
+        bail!("{}: the checkpoint is of another model than {}", from.display(), policy.source);
+    }
+    for ((name, var), (_, saved)) in policy.model.variables().iter().zip(saved.variables()) {
+        var.set(&saved.as_detached_tensor()).with_context(|| format!("{}: tensor {name}", from.display()))?;
+    }
+    optimizer.load(&from.join(OPTIMIZER_FILE))
+}
+
+fn run_folder(config: &Config) -> Result<PathBuf> {
+    config.run.out.clone().map_or_else(|| folder_by_time(config.schedule.kind.name()), Ok)
+}
+
+/// `runs/KIND-SECONDS`: a new folder for a run that was given none.
+pub fn folder_by_time(kind: &str) -> Result<PathBuf> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_err(|_| UsageError::new("the clock is before 1970; set it, or give the folder with --out"))?;
+    Ok(PathBuf::from("runs").join(format!("{kind}-{}", now.as_secs())))
+}
+
+fn write_config(folder: &Path, config: &Config) -> Result<()> {
+    let (path, text) = (folder.join("config.toml"), config.to_toml());
+    // A full disk has no room for a second copy, and needs none if nothing changes.
+    if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    checkpoint::write_whole(&path, text.as_bytes())
+}
+
+/// The sampler that the settings ask for, without weights yet.
+fn engine(settings: &crate::config::Sampler) -> Local {
+    let limits = Limits { max_rows: settings.max_rows, cache_bytes: settings.cache_bytes() };
+    Local::new(limits, settings.compute.into())
+}
