@@ -40,12 +40,13 @@ fn check(file: &str) -> Result<bool, String> {
             println!("refused {at}: {error}");
             continue;
         }
-        let verdict = grade(VerifierKind::Math, gold, &format!("\\boxed{{{gold}}}"), &Policy::default());
+        let response = format!("\\boxed{{{}}}", math::closed(gold));
+        let verdict = grade(VerifierKind::Math, gold, &response, &Policy::default());
         right += usize::from(verdict.correct);
         if !verdict.correct {
             println!("not itself {at}: {gold:?}: {}", verdict.reason);
         }
-        if let Err(problem) = math::form(gold) {
+        if let Err(problem) = math::form(&math::closed(gold)) {
             words += 1;
             println!("no formula {at}: {gold:?}: {problem}");
         }

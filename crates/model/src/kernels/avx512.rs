@@ -32,6 +32,19 @@ impl Columns {
     }
 }
 
+/// A matrix `[rows, k]` in memory: element `(r, d)` is `data[r * row + d * depth]`.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Of them.
+    pub rows: usize,
+    /// From one row to the next.
+    pub row: usize,
+    /// From one element of a row to the next.
+    pub depth: usize,
+}
+
 /// Calls `$tile::<R>(first row)` for all rows, by eights and then for the rest.
 macro_rules! by_rows {
     ($rows:expr, |$first:ident, $R:ident| $tile:expr) => {
@@ -76,30 +89,30 @@ macro_rules! by_rows {
     };
 }
 
-/// `y = x panel` for `x: [rows, k]` and `panel: [k, PANEL]`.
+/// `y = x panel` for `x: [rows, k]`, however it lies, and `panel: [k, PANEL]`.
 ///
 /// # Safety
 /// `y` has as many rows as `x`, and nobody else reads or writes these outputs of them.
 ///
 /// # Panics
-/// When a slice is not whole rows.
+/// When a slice is too short for its shape.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn product(x: &[f32], panel: &[f32], y: Columns) {
+pub unsafe fn product(x: Input, panel: &[f32], y: Columns) {
     let k = panel.len() / PANEL;
-    let rows = x.len() / k;
-    assert!(panel.len() == k * PANEL && x.len() == rows * k && y.width <= PANEL);
+    let last = (x.rows.max(1) - 1) * x.row + (k.max(1) - 1) * x.depth;
+    assert!(panel.len() == k * PANEL && (x.rows == 0 || last < x.data.len()) && y.width <= PANEL);
     // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
-    by_rows!(rows, |row, R| unsafe { tile::<R>(&x[row * k..], panel, y, row) });
+    by_rows!(x.rows, |row, R| unsafe { tile::<R>(x, panel, y, row) });
 }
 
-/// [`product`] of the `R` rows at the start of `x`, which are those from `row` on of `y`.
+/// [`product`] of the `R` rows from `row` on.
 ///
 /// # Safety
-/// `x` has `R` rows of `panel.len() / PANEL`; for `y` as in [`product`].
+/// `x` has these rows, of `panel.len() / PANEL` elements; for `y` as in [`product`].
 #[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize>(x: &[f32], panel: &[f32], y: Columns, row: usize) {
+unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) {
     let k = panel.len() / PANEL;
-    let (x, w) = (x.as_ptr(), panel.as_ptr());
+    let (first, w) = (x.data.as_ptr().wrapping_add(row * x.row), panel.as_ptr());
     let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
     for depth in 0..k {
         // SAFETY: row `depth < k` of `panel` has `PANEL = 32` elements.
@@ -107,8 +120,8 @@ unsafe fn tile<const R: usize>(x: &[f32], panel: &[f32], y: Columns, row: usize)
             (_mm512_loadu_ps(w.wrapping_add(depth * PANEL)), _mm512_loadu_ps(w.wrapping_add(depth * PANEL + 16)))
         };
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `r < R` and `depth < k`, so the element is one of `x: [R, k]`.
-            let value = _mm512_set1_ps(unsafe { *x.wrapping_add(r * k + depth) });
+            // SAFETY: `r < R` and `depth < k`, so it is an element of `x`.
+            let value = _mm512_set1_ps(unsafe { *first.wrapping_add(r * x.row + depth * x.depth) });
             sums[0] = _mm512_fmadd_ps(value, low, sums[0]);
             sums[1] = _mm512_fmadd_ps(value, high, sums[1]);
         }

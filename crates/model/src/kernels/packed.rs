@@ -112,7 +112,28 @@ impl Packed {
             Panels::Pairs(_) => rounded(x, self.k, 2),
             _ => Vec::new(),
         };
-        let product = Product::new(self, x, &narrow, y);
+        self.share(&Product::new(self, x, &narrow, y), m);
+    }
+
+    /// `y[m, out] = x w^T` of an f32 matrix for `x` that lies transposed, `xt: [k, m]`: the same bits as of its transpose.
+    ///
+    /// # Panics
+    /// When `xt` is not `k` rows, `y` is not `m` rows, or the matrix is not packed in f32.
+    pub fn matmul_transposed(&self, xt: &[f32], y: &mut [f32]) {
+        let m = xt.len() / self.k;
+        assert!(xt.len() == m * self.k && y.len() == m * self.out && matches!(self.panels, Panels::F32(_)));
+        if m == 0 {
+            return;
+        }
+        if Product::takes_transposed() {
+            self.share(&Product::new(self, xt, &[], y).transposed(), m);
+        } else {
+            self.matmul(&transpose(xt, m), y);
+        }
+    }
+
+    /// Shares the panels of a product of `m` rows out over the threads, where that helps.
+    fn share(&self, product: &Product, m: usize) {
         let panels = self.out.div_ceil(PANEL);
         let share = if super::may_fork() && m * self.k * self.out >= SHARED {
             panels.div_ceil(4 * rayon::current_num_threads())
@@ -205,6 +226,18 @@ mod tests {
         Packed::stack(&[transpose(&b, n).as_slice()], k).matmul(&x, &mut by_rows);
         assert_eq!(direct, by_rows);
         assert_eq!(transpose(&transpose(&b, n), k), b);
+    }
+
+    #[test]
+    fn a_transposed_input_gives_the_same_bits() {
+        for (m, k, out) in [(1, 5, 3), (8, 40, 32), (13, 33, 70), (100, 300, 200)] {
+            let (x, w) = (values(m * k, 2.0), values(out * k, 5.0));
+            let packed = Packed::stack(&[&w[..]], k);
+            let (mut want, mut got) = (vec![0.0; m * out], vec![0.0; m * out]);
+            packed.matmul(&x, &mut want);
+            packed.matmul_transposed(&transpose(&x, k), &mut got);
+            assert_eq!(got, want, "[{m}, {k}] x [{out}]");
+        }
     }
 
     #[test]

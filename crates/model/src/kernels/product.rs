@@ -27,12 +27,28 @@ pub(super) struct Product<'a> {
     /// `x` rounded to bf16, rows of an even length; empty where it is not needed.
     narrow: &'a [bf16],
     y: Shared<'a>,
+    /// Whether `x` lies as `[k, rows]`.
+    transposed: bool,
 }
 
 impl<'a> Product<'a> {
+    /// Whether a transposed input can be taken as it lies.
+    pub fn takes_transposed() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return is_x86_feature_detected!("avx512f");
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// The same of an input that lies as `[k, rows]`.
+    pub fn transposed(mut self) -> Self {
+        self.transposed = true;
+        self
+    }
+
     /// `x: [rows, k]`; `narrow` is the same in bf16 if the weights want that; `y: [rows, out]`.
     pub fn new(w: &'a Packed, x: &'a [f32], narrow: &'a [bf16], y: &'a mut [f32]) -> Self {
-        Self { w, x, narrow, y: Shared(y.as_mut_ptr(), PhantomData) }
+        Self { w, x, narrow, y: Shared(y.as_mut_ptr(), PhantomData), transposed: false }
     }
 
     /// Makes the outputs of some panels, of every row.
@@ -99,8 +115,12 @@ impl<'a> Product<'a> {
         let columns = self.columns(p);
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") {
+            let k = panel.len() / PANEL;
+            let rows = x.len() / k;
+            let (row, depth) = if self.transposed { (1, rows) } else { (k, 1) };
+            let input = super::avx512::Input { data: x, rows, row, depth };
             // SAFETY: the CPU has the instructions; the rest as the caller vouches.
-            unsafe { super::avx512::product(x, panel, columns) };
+            unsafe { super::avx512::product(input, panel, columns) };
             return;
         }
         Arch::new().dispatch(Panel { x, panel, columns });

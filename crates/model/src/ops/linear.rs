@@ -4,7 +4,7 @@
 //! not trained (a detached view's) get no gradient computed.
 
 use super::{elements, fused, output, weights, with_elements, with_weights};
-use crate::kernels::packed::{Packed, transpose};
+use crate::kernels::packed::Packed;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -142,7 +142,9 @@ pub(crate) fn product<T: Element>(a: &[f32], b: &[T], k: usize, n: usize) -> Vec
 
 /// `a^T b` of `a: [rows, m]` and `b: [rows, n]`: the sum over rows that a weight gradient is.
 pub(crate) fn product_over_rows(a: &[f32], b: &[f32], m: usize, n: usize) -> Vec<f32> {
-    product(&transpose(a, m), b, a.len() / m, n)
+    let mut y = vec![0.0; m * n];
+    Packed::columns(b, n).matmul_transposed(a, &mut y);
+    y
 }
 
 /// The sum over rows of `g: [rows, width]`, by fixed groups of rows.

@@ -34,7 +34,7 @@ use crate::extract::{Policy, boxed, extract};
 use crate::verify::{GoldError, Reason, Verdict, Verifier, judge};
 use equal::{Comparer, Outcome};
 pub use read::MAX_ANSWER_BYTES;
-use read::{Reading, balanced, plain, prepare, read};
+use read::{Reading, open_braces, plain, prepare, read};
 use spelling::{choice, is_comma_decimal, lone_letter};
 
 /// Compares answers as mathematics.
@@ -43,7 +43,7 @@ pub struct Math;
 
 impl Verifier for Math {
     fn check_gold(&self, gold: &str) -> Result<(), GoldError> {
-        let text = unboxed(gold);
+        let text = unboxed(&closed(gold)).into_owned();
         gold_reading(gold, &text, &mut Comparer::default()).map(|_| ())
     }
 
@@ -58,7 +58,8 @@ impl Verifier for Math {
         if let (Some(gold), Some(answer)) = (small_integer(gold), small_integer(answer)) {
             return if gold == answer { Reason::Correct } else { Reason::Wrong };
         }
-        let gold_text = unboxed(gold);
+        let whole = closed(gold);
+        let gold_text = unboxed(&whole);
         let mut comparer = Comparer::default();
         let gold_reading = match gold_reading(gold, &gold_text, &mut comparer) {
             Ok(reading) => reading,
@@ -121,6 +122,15 @@ fn small_integer(text: &str) -> Option<i64> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
+/// A gold answer with the closing braces that its end lacks: data sets have some that were cut off there. Any other text
+/// is left as it is.
+pub fn closed(gold: &str) -> Cow<'_, str> {
+    match open_braces(gold) {
+        Some(missing @ 1..=4) => (gold.to_owned() + &"}".repeat(missing)).into(),
+        _ => gold.into(),
+    }
+}
+
 /// The prepared text; a gold may be a solution's last step, with the answer in its box.
 fn unboxed(gold: &str) -> Cow<'_, str> {
     let text = prepare(gold);
@@ -134,7 +144,7 @@ fn gold_reading(gold: &str, text: &str, comparer: &mut Comparer) -> Result<Readi
     if text.trim().is_empty() {
         return Err(GoldError::Empty);
     }
-    if !balanced(text) {
+    if open_braces(text) != Some(0) {
         return Err(GoldError::malformed(gold, "unbalanced braces"));
     }
     let reading = read(text, true);
@@ -145,6 +155,8 @@ fn gold_reading(gold: &str, text: &str, comparer: &mut Comparer) -> Result<Readi
             Outcome::Undefined => Err(GoldError::malformed(gold, "its value is undefined")),
             Outcome::Equal | Outcome::Different => Ok(reading),
         },
+        // What is no formula even with its braces closed was cut off earlier.
+        Reading::Text(_) if open_braces(gold) != Some(0) => Err(GoldError::malformed(gold, "unbalanced braces")),
         // What is no formula (a time, a phrase) is compared as text.
         Reading::Text(_) => Ok(reading),
     }

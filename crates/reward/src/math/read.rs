@@ -94,23 +94,20 @@ pub(super) fn plain(text: &str) -> String {
     if out.contains('\\') { out.to_owned() } else { out.to_lowercase() }
 }
 
-/// Whether every brace that is not escaped has its partner.
-pub(super) fn balanced(text: &str) -> bool {
-    let mut depth = 0i64;
+/// How many braces are still open at the end, escaped ones left out; `None` where one closes that was never opened.
+pub(super) fn open_braces(text: &str) -> Option<usize> {
+    let mut open = 0usize;
     let mut escaped = false;
     for byte in text.bytes() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = true,
-            b'{' => depth += 1,
-            b'}' => depth -= 1,
+            b'{' => open += 1,
+            b'}' => open = open.checked_sub(1)?,
             _ => {}
         }
-        if depth < 0 {
-            return false;
-        }
     }
-    depth == 0
+    Some(open)
 }
 
 #[cfg(test)]

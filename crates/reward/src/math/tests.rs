@@ -138,3 +138,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_gold_that_lost_its_last_brace_is_read_with_it_and_an_answer_is_not() {
+    let verdict = |gold: &str, response: &str| {
+        crate::grade(crate::VerifierKind::Math, gold, response, &crate::Policy::default()).correct
+    };
+    assert!(verdict("2+\\frac{3i}{2", "\\boxed{2+\\frac{3i}{2}}"));
+    assert!(!verdict("2+\\frac{3i}{2", "\\boxed{2+\\frac{3i}{4}}"));
+    assert!(!verdict("12", "\\boxed{12"), "a box that was cut off may have held more");
+    for cut_off in ["\\frac{1}{", "{{{{{7", "7}"] {
+        assert!(crate::check_gold(crate::VerifierKind::Math, cut_off).is_err(), "{cut_off}");
+    }
+}
