@@ -69,7 +69,7 @@ impl Verifier for Math {
         if answer_text.len() > MAX_ANSWER_BYTES {
             return too_large(&format!("more than {MAX_ANSWER_BYTES} bytes"));
         }
-        if gold_text == answer_text || is_comma_decimal(&gold_text, &answer_text) {
+        if answer == gold || gold_text == answer_text || is_comma_decimal(&gold_text, &answer_text) {
             return Reason::Correct;
         }
         let gold_side = Side { reading: gold_reading, text: &gold_text };

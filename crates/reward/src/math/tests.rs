@@ -146,6 +146,8 @@ fn a_gold_that_lost_its_last_brace_is_read_with_it_and_an_answer_is_not() {
     };
     assert!(verdict("2+\\frac{3i}{2", "\\boxed{2+\\frac{3i}{2}}"));
     assert!(!verdict("2+\\frac{3i}{2", "\\boxed{2+\\frac{3i}{4}}"));
+    let itself = crate::VerifierKind::Math.verifier().compare("2+\\frac{3i}{2", "2+\\frac{3i}{2");
+    assert_eq!(itself, crate::Reason::Correct);
     assert!(!verdict("12", "\\boxed{12"), "a box that was cut off may have held more");
     for cut_off in ["\\frac{1}{", "{{{{{7", "7}"] {
         assert!(crate::check_gold(crate::VerifierKind::Math, cut_off).is_err(), "{cut_off}");
