@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::config::Config as Shape;
 use model::lora;
@@ -101,7 +102,10 @@ fn nearest(folder: &Path) -> Result<PathBuf, String> {
 }
 
 fn try_to_write(folder: &Path) -> std::io::Result<()> {
-    let path = folder.join(format!(".bellows-{}", std::process::id()));
+    // A name of its own for each call: two threads may look at one folder.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".bellows-{}-{call}", std::process::id()));
     File::create(&path)?;
     fs::remove_file(path)
 }
