@@ -43,7 +43,7 @@ pub fn uniform(stream: u64, t: usize) -> f64 {
     (mix(stream ^ mix(t as u64)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Vocabularies above this are summed by blocks of so many tokens, with vectors, and only one block is searched.
+/// Weights are summed by blocks of so many tokens, with vectors, and only one block is searched.
 const BLOCK: usize = 4096;
 
 /// Draws a token by inverting the distribution at `u`, and gives its log-probability under the distribution that was
@@ -54,23 +54,11 @@ pub fn pick(logits: &mut [f32], sampling: &Sampling, u: f64) -> (u32, f32) {
     }
     let inverse = 1.0 / sampling.temperature as f32;
     let truncated = sampling.top_k > 0 && sampling.top_k < logits.len() || sampling.top_p < 1.0;
-    if logits.len() > BLOCK {
-        let sums = softmax_weights(logits, inverse, BLOCK);
-        if !truncated {
-            return by_blocks(logits, &sums, u);
-        }
-        let total = truncate(logits, sampling, sums.iter().sum());
-        return one_of(logits, total, u);
+    let sums = softmax_weights(logits, inverse, BLOCK);
+    if !truncated {
+        return by_blocks(logits, &sums, u);
     }
-    let top = logits[likeliest(logits)];
-    let mut total = 0.0f64;
-    for z in logits.iter_mut() {
-        *z = ((*z - top) * inverse).exp();
-        total += f64::from(*z);
-    }
-    if truncated {
-        total = truncate(logits, sampling, total);
-    }
+    let total = truncate(logits, sampling, sums.iter().sum());
     one_of(logits, total, u)
 }
 
