@@ -3,11 +3,18 @@
 //! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
+
+/// The widest head that the kernels of GPUs take.
+const WIDEST_ON_A_GPU: usize = 256;
 
 /// Queries whose scores are held at a time.
 const QUERY_BLOCK: usize = 64;
@@ -34,12 +41,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) {
-        let op = Attention { heads, offsets: offsets.clone() };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
-    } else {
-        composed(q, k, v, heads, offsets)
+    if fused(q) && (q.device().is_cpu() || heads.dim <= WIDEST_ON_A_GPU) {
+        let op = Attention {
+            heads,
+            offsets: offsets.clone(),
+            #[cfg(feature = "cuda")]
+            log_sums: OnceLock::new(),
+        };
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
+    fallbacks::note("attention");
+    composed(q, k, v, heads, offsets)
 }
 
 /// The same of plain tensor ops, on any device.
@@ -70,6 +82,9 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 struct Attention {
     heads: Heads,
     offsets: Arc<[usize]>,
+    /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
+    #[cfg(feature = "cuda")]
+    log_sums: OnceLock<Tensor>,
 }
 
 /// The inputs as slices.
@@ -265,6 +280,28 @@ impl CustomOp3 for Attention {
         Ok(output(self.forward(x), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{attention, device};
+        let gpu = device::Gpu::new(&q.device);
+        let (q, k, v) = (device::view(q, lq)?, device::view(k, lk)?, device::view(v, lv)?);
+        let spans = attention::Spans::of(&self.offsets);
+        let attention = attention::Attention { machine: &gpu, q, k, v, heads: self.heads, spans: &spans };
+        let (out, log_sums) = attention.forward()?;
+        let (tokens, _) = lq.shape().dims2()?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(device::tensor(log_sums, (tokens, self.heads.query)));
+        Ok((out, lq.shape().clone()))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -273,6 +310,19 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            use super::cuda::{attention, device};
+            let Some(log_sums) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
+            let spans = attention::Spans::of(&self.offsets);
+            let gradients = device::with([q, k, v, out, log_sums, g], |gpu, [q, k, v, out, log_sums, g]| {
+                let attention = attention::Attention { machine: gpu, q, k, v, heads: self.heads, spans: &spans };
+                attention.backward(out, log_sums, g)
+            })?;
+            let [dq, dk, dv] = gradients;
+            let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
+            return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+        }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {
             with_elements(k, name, |k| {
