@@ -171,7 +171,7 @@ impl<D: Machine> Head<'_, D> {
                 Argument::size(first)?,
                 self.inverse(),
             ];
-            let grid = Grid { blocks: [len.div_ceil(256), rows, 1], threads: 256, shared: 0 };
+            let grid = Grid { blocks: [rows, len.div_ceil(256), 1], threads: 256, shared: 0 };
             // SAFETY: `log_prob_backward_*(z, targets, log_sums, scores, gradients, dz, rows, strip, first, inverse)`; each
             // thread writes one element of `dz: [rows, strip]`.
             unsafe { self.machine.launch(Kernel { file: "log_prob", name: &name }, grid, arguments)? };
