@@ -138,8 +138,9 @@ impl CustomOp3 for Linear {
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, linear};
-            let db = || Ok(device::tensor(device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out))?, out));
-            return Ok((dx, dw, b.track_op().then(db).transpose()?));
+            let db = || device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out));
+            let db = b.track_op().then(db).transpose()?;
+            return Ok((dx, dw, db.map(|db| device::tensor(db, out))));
         }
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
         Ok((dx, dw, b.track_op().then(db).transpose()?))
