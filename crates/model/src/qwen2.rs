@@ -290,33 +290,59 @@ impl Qwen2 {
         &self.identity
     }
 
+    /// Whether another view is of the same weights and the same adapters: what one is given, the other sees.
+    pub(crate) fn is_same_view(&self, other: &Self) -> bool {
+        let ids = |model: &Self| {
+            let adapters = model.adapters.iter().flat_map(|adapters| &adapters.variables);
+            adapters.map(|(_, var)| var.as_tensor().id()).collect::<Vec<_>>()
+        };
+        Arc::ptr_eq(&self.identity, &other.identity) && ids(self) == ids(other)
+    }
+
     pub(crate) fn head_weight(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The residual stream before the first block, `[tokens, hidden]`.
     pub(crate) fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {
+        self.embed_tokens(&batch.tokens)
+    }
+
+    /// The same of given tokens.
+    pub(crate) fn embed_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
         let vocab = self.config.vocab_size;
-        if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
+        if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
-        let ids = Tensor::new(batch.tokens.as_slice(), &self.device)?;
+        let ids = Tensor::new(tokens, &self.device)?;
         let rows = self.embedding.index_select(&ids, 0)?;
         Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 
     /// One decoder block over the residual stream.
     pub(crate) fn block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        let Config { heads, rms_norm_eps: eps, .. } = self.config;
+        let heads = self.config.heads;
+        self.block_with(index, x, &batch.positions, |q, k, v| Ok(attention(q, k, v, heads, &batch.offsets)?))
+    }
+
+    /// One decoder block, a row a token at its position, whose rotated queries, keys and values are mixed by `attend`.
+    pub(crate) fn block_with(
+        &self,
+        index: usize,
+        x: &Tensor,
+        positions: &Arc<[u32]>,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
         let layer = &self.layers[index];
         let normed = rms_norm(x, &layer.input_norm, eps)?;
         let (mut q, mut k) = (layer.q.apply(&normed)?, layer.k.apply(&normed)?);
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
         }
-        let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
+        let (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
         let v = layer.v.apply(&normed)?;
-        let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
+        let mixed = attend(&q, &k, &v)?;
         let x = (x + layer.o.apply(&mixed)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
         let gated = swiglu(&layer.gate.apply(&normed)?, &layer.up.apply(&normed)?)?;

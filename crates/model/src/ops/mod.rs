@@ -9,6 +9,7 @@ pub mod linear;
 pub mod log_prob;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub(crate) mod streamed_head;
 pub mod swiglu;
 

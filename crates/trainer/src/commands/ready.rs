@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use model::cache::{Pool, blocks_for};
+use model::cache::{Host, blocks_for};
 use model::{Source, Text};
 use sampler::{Engine, Limits, Local, Sampling};
 
@@ -114,7 +114,7 @@ fn generation_limit(policy: &Policy) -> Result<Option<usize>> {
 /// # Errors
 /// When the engine cannot hold the weights.
 pub(super) fn engine(policy: &Policy, capacity: usize, compute: Dtype) -> Result<Local> {
-    let one_row = (Pool::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
+    let one_row = (Host::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
     let cache_bytes = Some((doctor::machine::memory().available / 2).max(one_row));
     let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute.into());
     engine.load_weights(&policy.model)?;
