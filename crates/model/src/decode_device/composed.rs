@@ -4,23 +4,39 @@
 
 use super::plan::Plan;
 use super::store::Blocks;
+use super::{Drawn, Draws};
 use crate::cache::LANES;
 use crate::error::Result;
+use crate::ops::sample::sample;
 use crate::ops::{Heads, linear};
 use crate::qwen2::Qwen2;
 use candle_core::{D, DType, Device, Tensor};
 use std::sync::Arc;
 
+/// Feeds the tokens of a plan and draws, on the host.
+pub(super) fn step(model: &Qwen2, store: &mut Blocks, plan: &Plan, draws: &Draws) -> Result<Drawn> {
+    let logits = forward(model, store, plan)?;
+    let mut logits = logits.map_or_else(|| Ok(Vec::new()), |logits| logits.to_vec2::<f32>())?;
+    let mut draw = |(row, at): (&Option<usize>, &Vec<f64>)| {
+        let logits = logits.get_mut((*row)?)?;
+        // Drawing overwrites the logits.
+        Some(at.iter().map(|&u| sample(&mut logits.clone(), &draws.from, u)).collect())
+    };
+    Ok(plan.logits_of.iter().zip(draws.at).map(&mut draw).collect())
+}
+
 /// Feeds the tokens of a plan; gives the logits that are wanted, `[wanted, vocab]` in f32, or none.
-pub(super) fn forward(model: &Qwen2, store: &mut Blocks, plan: &Plan) -> Result<Option<Tensor>> {
-    copy(store)?;
+fn forward(model: &Qwen2, store: &mut Blocks, plan: &Plan) -> Result<Option<Tensor>> {
+    let copies = store.take_copies();
+    let layers = store.tensors()?;
+    copy(layers, &copies)?;
     let positions: Arc<[u32]> = plan.positions.as_slice().into();
     let slots = Tensor::new(plan.slots.as_slice(), model.device())?;
     let reads = Reads::new(plan, model.device())?;
     let mut x = model.embed_tokens(&plan.tokens)?;
     for index in 0..model.config().num_layers {
-        let (keys, values) = (&store.keys[index], &store.values[index]);
-        x = model.block_with(index, &x, &positions, |q, k, v| {
+        let [keys, values] = &layers[index];
+        x = model.block_with(index, &x, &positions, &|q, k, v| {
             write(keys, &slots, k)?;
             write(values, &slots, v)?;
             reads.attend(q, keys, values, model.config().heads)
@@ -30,14 +46,14 @@ pub(super) fn forward(model: &Qwen2, store: &mut Blocks, plan: &Plan) -> Result<
         return Ok(None);
     }
     let rows = x.index_select(&Tensor::new(plan.wanted.as_slice(), model.device())?, 0)?;
-    let logits = linear(&model.last_norm(&rows)?, model.head_weight(), None)?;
+    let logits = linear(&model.last_norm(&rows)?, model.head_weight(), None, model.compute())?;
     Ok(Some(logits.to_dtype(DType::F32)?))
 }
 
 /// Copies the blocks that forks have asked for.
-fn copy(store: &mut Blocks) -> Result<()> {
-    for (from, to) in store.take_copies().into_iter().flatten() {
-        for tensor in store.keys.iter().chain(&store.values) {
+fn copy(layers: &[[Tensor; 2]], lists: &[Vec<(u32, u32)>]) -> Result<()> {
+    for &(from, to) in lists.iter().flatten() {
+        for tensor in layers.iter().flatten() {
             let block = tensor.narrow(0, from as usize * LANES, LANES)?.copy()?;
             tensor.slice_set(&block, 0, to as usize * LANES)?;
         }

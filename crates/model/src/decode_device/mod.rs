@@ -6,13 +6,23 @@
 //! of the CPU is [`crate::decode`]; tests hold that both sample the same tokens.
 
 mod composed;
-pub mod plan;
-pub mod store;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", test))]
+mod graphs;
+#[cfg(any(feature = "cuda", test))]
+mod kernels;
+mod plan;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use crate::config::Config;
 use crate::decode::Span;
-use crate::error::{Error, Result};
-use crate::ops::sample::{Distribution, sample};
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
+use crate::ops::sample::Distribution;
 use crate::qwen2::Qwen2;
 use candle_core::DType;
 use plan::Plan;
@@ -40,30 +50,49 @@ pub struct Draws<'a> {
 /// The tokens that each span drew, with their log-probs; `None` for a span that wanted none.
 pub type Drawn = Vec<Option<Vec<(u32, f32)>>>;
 
+/// Tokens of one step, beside those of rows that decode: what memory is planned for.
+pub const STEP_TOKENS: usize = 2048;
+
+/// The least blocks that a row of a step's tables has room for.
+#[cfg(feature = "cuda")]
+const LEAST_WIDTH: usize = 64;
+
 /// A model's weights where they are, and what steps are computed in.
 pub struct DeviceDecoder {
     model: Qwen2,
-    form: Form,
     plan: Plan,
+    form: Forms,
+}
+
+enum Forms {
+    Composed,
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Cuda>, Form),
 }
 
 impl DeviceDecoder {
     /// A decoder over a model's weights, of which no copy is made, in a form that its device has.
     ///
     /// # Errors
-    /// When the device does not have the form.
+    /// When the device does not have the form, or the weights are of a type that no kernel takes.
     pub fn new(model: &Qwen2, form: Form) -> Result<Self> {
-        if form != Form::Composed {
-            let message = "this program has no kernels for the device of the weights; the composed form runs everywhere";
-            return Err(Error::Unsupported(message.into()));
-        }
-        Ok(Self { model: model.detached(), form, plan: Plan::default() })
+        let model = model.detached();
+        let form = match form {
+            Form::Composed => Forms::Composed,
+            #[cfg(feature = "cuda")]
+            _ => Forms::Cuda(Box::new(cuda::Cuda::new(&model, form == Form::Graphs)?), form),
+            #[cfg(not(feature = "cuda"))]
+            _ => {
+                let message = "this program was built without CUDA, and has no kernels for this form of generation";
+                return Err(Error::Unsupported(message.into()));
+            }
+        };
+        Ok(Self { model, plan: Plan::default(), form })
     }
 
     /// The fastest form that a model's device has.
     pub fn best_form(model: &Qwen2) -> Form {
-        let _ = model;
-        Form::Composed
+        if model.device().is_cuda() { Form::Graphs } else { Form::Composed }
     }
 
     /// Takes a model's current weights, if they are those that are here already; says whether they are.
@@ -71,7 +100,15 @@ impl DeviceDecoder {
     /// # Errors
     /// When the device fails.
     pub fn refresh(&mut self, model: &Qwen2) -> Result<bool> {
-        Ok(self.model.is_same_view(model))
+        if !self.model.is_same_view(model) {
+            return Ok(false);
+        }
+        match &mut self.form {
+            Forms::Composed => {}
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => cuda.refresh(&self.model)?,
+        }
+        Ok(true)
     }
 
     /// The model's shape.
@@ -81,7 +118,20 @@ impl DeviceDecoder {
 
     /// How steps are computed.
     pub fn form(&self) -> Form {
-        self.form
+        match &self.form {
+            Forms::Composed => Form::Composed,
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(_, form) => *form,
+        }
+    }
+
+    /// Steps that were replayed from a captured graph so far, and why no more are captured, if the driver refused.
+    pub fn graphs(&self) -> (usize, Option<&str>) {
+        match &self.form {
+            Forms::Composed => (0, None),
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => cuda.graphs(),
+        }
     }
 
     /// The type of keys and values: that of the activations.
@@ -89,12 +139,16 @@ impl DeviceDecoder {
         if self.model.device().is_cpu() { DType::F32 } else { self.model.embedding.dtype() }
     }
 
-    /// A cache of so many blocks.
+    /// A cache of so many blocks, allocated now.
     ///
     /// # Errors
     /// When the device has no memory for it.
     pub fn blocks(&self, count: usize) -> Result<Blocks> {
-        Blocks::new(self.config(), self.cache_dtype(), self.model.device(), count)
+        match &self.form {
+            Forms::Composed => Blocks::new(self.config(), self.cache_dtype(), self.model.device(), count),
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => Ok(Blocks::in_cuda(cuda.blocks(&self.model, count)?, count)),
+        }
     }
 
     /// Bytes of one block of the cache.
@@ -108,13 +162,24 @@ impl DeviceDecoder {
     /// # Errors
     /// When the device fails.
     pub fn room(&self, max_rows: usize) -> Result<Option<u64>> {
-        let _ = max_rows;
-        Ok(None)
+        match &self.form {
+            Forms::Composed => {
+                let _ = max_rows;
+                Ok(None)
+            }
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => Ok(Some(cuda.room(&self.model, max_rows)?)),
+        }
     }
 
     /// Gives back what steps are computed in; the next one takes it again.
     pub fn rest(&mut self) {
         self.plan = Plan::default();
+        match &mut self.form {
+            Forms::Composed => {}
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => cuda.rest(),
+        }
     }
 
     /// Feeds the spans, and draws from the logits behind the last token of each that wants them.
@@ -122,15 +187,29 @@ impl DeviceDecoder {
     /// # Errors
     /// When a token is beyond the vocabulary, a sequence beyond its room or the model's positions, or the device fails.
     pub fn step(&mut self, blocks: &mut Blocks, mut spans: Vec<Span<u32>>, draws: &Draws) -> Result<Drawn> {
-        self.plan.fill(&mut spans, self.model.config(), 0)?;
-        let logits = composed::forward(&self.model, blocks, &self.plan)?;
-        plan::advance(&mut spans);
-        let mut logits = logits.map_or_else(|| Ok(Vec::new()), |logits| logits.to_vec2::<f32>())?;
-        let draw = |(row, at): (&Option<usize>, &Vec<f64>)| {
-            let logits = logits.get_mut((*row)?)?;
-            // Drawing overwrites the logits.
-            Some(at.iter().map(|&u| sample(&mut logits.clone(), &draws.from, u)).collect())
+        let drawn = match &mut self.form {
+            Forms::Composed => {
+                self.plan.fill(&mut spans, self.model.config(), 0)?;
+                composed::step(&self.model, blocks, &self.plan, draws)?
+            }
+            #[cfg(feature = "cuda")]
+            Forms::Cuda(cuda, _) => {
+                // The width is part of what is captured: it doubles, so that few widths come.
+                let longest = spans.iter().map(|s| s.sequence.len() + s.tokens.len()).max().unwrap_or(0);
+                let width = longest.div_ceil(crate::cache::LANES).next_power_of_two().max(LEAST_WIDTH);
+                self.plan.fill(&mut spans, self.model.config(), width)?;
+                split(&self.plan, draws, cuda.step(&self.model, blocks, &self.plan, draws)?)
+            }
         };
-        Ok(self.plan.logits_of.iter().zip(draws.at).map(draw).collect())
+        plan::advance(&mut spans);
+        Ok(drawn)
     }
+}
+
+/// The tokens of all draws, given to the spans that they are of.
+#[cfg(any(feature = "cuda", test))]
+fn split(plan: &Plan, draws: &Draws, drawn: Vec<(u32, f32)>) -> Drawn {
+    let mut drawn = drawn.into_iter();
+    let of = |(row, at): (&Option<usize>, &Vec<f64>)| row.map(|_| drawn.by_ref().take(at.len()).collect());
+    plan.logits_of.iter().zip(draws.at).map(of).collect()
 }

@@ -1,7 +1,10 @@
-//! The key-value cache in a device's memory: two tensors a layer, allocated once, of which a block is a place.
+//! The key-value cache in a device's memory: allocated once, keys and values of each layer apart, and a block is a place in
+//! each of them.
 
 use crate::cache::{LANES, Store};
 use crate::config::Config;
+#[cfg(feature = "cuda")]
+use crate::error::Error;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -9,15 +12,19 @@ use std::sync::Arc;
 /// Blocks in a device's memory. A block's payload is its number, and position `p` of a sequence lies in row
 /// `block(p) * LANES + p % LANES` of every layer's keys and values.
 pub struct Blocks {
-    /// By layer, `[blocks * LANES, key_value heads * dim]`.
-    pub(crate) keys: Vec<Tensor>,
-    /// Likewise.
-    pub(crate) values: Vec<Tensor>,
+    memory: Memory,
     /// Numbers of blocks that nobody has.
     spare: Vec<u32>,
     count: usize,
     /// Copies to make before the next step, those of one list in any order.
     copies: Vec<Vec<(u32, u32)>>,
+}
+
+/// By layer, `[blocks * LANES, key_value heads * dim]` for keys and for values.
+enum Memory {
+    Tensors(Vec<[Tensor; 2]>),
+    #[cfg(feature = "cuda")]
+    Cuda(Vec<crate::ops::cuda::decode::Cached<candle_core::CudaStorage>>),
 }
 
 impl Blocks {
@@ -27,10 +34,44 @@ impl Blocks {
     /// When the device has no memory for them.
     pub fn new(config: &Config, dtype: DType, device: &Device, count: usize) -> Result<Self> {
         let shape = (count * LANES, config.widths().1);
-        let make = || (0..config.num_layers).map(|_| Ok(Tensor::zeros(shape, dtype, device)?)).collect::<Result<_>>();
+        let make = || Tensor::zeros(shape, dtype, device);
+        let layers = (0..config.num_layers).map(|_| Ok([make()?, make()?])).collect::<Result<_>>()?;
+        Ok(Self::of(Memory::Tensors(layers), count))
+    }
+
+    /// Blocks in memory that kernels take.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn in_cuda(layers: Vec<crate::ops::cuda::decode::Cached<candle_core::CudaStorage>>, count: usize) -> Self {
+        Self::of(Memory::Cuda(layers), count)
+    }
+
+    fn of(memory: Memory, count: usize) -> Self {
         // Low numbers are taken first.
-        let spare = (0..count as u32).rev().collect();
-        Ok(Self { keys: make()?, values: make()?, spare, count, copies: Vec::new() })
+        Self { memory, spare: (0..count as u32).rev().collect(), count, copies: Vec::new() }
+    }
+
+    /// Keys and values by layer, as tensors.
+    ///
+    /// # Errors
+    /// When they are in memory that kernels take.
+    pub(crate) fn tensors(&self) -> Result<&[[Tensor; 2]]> {
+        match &self.memory {
+            Memory::Tensors(layers) => Ok(layers),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(_) => Err(Error::Unsupported("a cache for kernels was given to the composed form".into())),
+        }
+    }
+
+    /// Keys and values by layer, in memory that kernels take.
+    ///
+    /// # Errors
+    /// When they are tensors.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(&mut self) -> Result<&mut [crate::ops::cuda::decode::Cached<candle_core::CudaStorage>]> {
+        match &mut self.memory {
+            Memory::Cuda(layers) => Ok(layers),
+            Memory::Tensors(_) => Err(Error::Unsupported("a cache of tensors was given to kernels".into())),
+        }
     }
 
     /// Bytes of one block.

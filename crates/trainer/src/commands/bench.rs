@@ -63,6 +63,9 @@ struct Figures {
 /// Measures speed.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let mut policy = ready::load(&args.model, args.dtype, args.device)?;
+    if args.kind == BenchKind::Train {
+        policy = policy.computed_in(args.compute.unwrap_or(args.dtype));
+    }
     if let Some(rank) = args.lora_rank {
         policy = policy.with_adapters(&every_projection(rank), SEED)?;
     }

@@ -8,8 +8,11 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod device;
+pub(crate) mod decode;
+pub(crate) mod decode_attention;
 pub(crate) mod reduce;
 pub(crate) mod rms_norm;
+pub(crate) mod sample;
 #[cfg(test)]
 pub(crate) mod shim;
 
