@@ -13,9 +13,8 @@ pub struct OnDevice {
 }
 
 impl OnDevice {
-    /// Over a model's weights, of which no copy is made; in the form that is asked for, or else the device's fastest.
-    pub fn new(model: &Qwen2, form: Option<Form>) -> Result<Self> {
-        let form = form.unwrap_or_else(|| DeviceDecoder::best_form(model));
+    /// Over a model's weights, of which no copy is made.
+    pub fn new(model: &Qwen2, form: Form) -> Result<Self> {
         Ok(Self { decoder: DeviceDecoder::new(model, form)? })
     }
 

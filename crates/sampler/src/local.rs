@@ -9,7 +9,7 @@ use crate::rollout::Rollout;
 use model::Qwen2;
 use model::cache::{Pool, blocks_for};
 use model::decode::{Compute, Decoder};
-use model::decode_device::Form;
+use model::decode_device::{DeviceDecoder, Form};
 
 /// What the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Work {
     pub shared_tokens: usize,
     /// Rows that were sent back to the queue since the cache was full.
     pub preemptions: usize,
+    /// Steps that were replayed from a captured graph.
+    pub replayed: usize,
 }
 
 /// Continuous batching on the device of the weights.
@@ -39,6 +41,10 @@ pub struct Local {
     compute: Compute,
     /// Whether steps are those of a device wherever the weights are, and in which form.
     form: Option<Form>,
+    /// Whether steps may be captured as graphs.
+    graphs: bool,
+    /// What [`Local::news`] has told.
+    told: Option<String>,
     loaded: Option<Loaded>,
     version: u64,
     work: Work,
@@ -59,7 +65,14 @@ impl Local {
     /// An engine without weights yet. On the CPU, its products are computed in `compute`; on another device, in the type of
     /// the weights.
     pub fn new(limits: Limits, compute: Compute) -> Self {
-        Self { limits, compute, form: None, loaded: None, version: 0, work: Work::default() }
+        let (form, loaded, told, work) = Default::default();
+        Self { limits, compute, form, graphs: true, told, loaded, version: 0, work }
+    }
+
+    /// Whether a GPU's steps may be captured as graphs (they may, if nothing is said), or their kernels are launched one by
+    /// one.
+    pub fn with_graphs(self, graphs: bool) -> Self {
+        Self { graphs, ..self }
     }
 
     /// An engine whose steps are computed in this form, wherever the weights are.
@@ -78,6 +91,29 @@ impl Local {
     /// What the last call of [`Engine::generate`] took.
     pub fn work(&self) -> Work {
         self.work
+    }
+
+    /// How a device generates, once, and again when that has changed; nothing on the CPU.
+    pub fn news(&mut self) -> Option<String> {
+        let Some(Loaded::Device(running)) = &self.loaded else { return None };
+        let decoder = running.backend.decoder();
+        let news = match (decoder.form(), decoder.graphs().1) {
+            (Form::Composed, _) => "generation: plain tensor operations, slow; this device has no kernels for it".into(),
+            (Form::Kernels, _) => "generation: kernels launched one by one (sampler.cuda_graphs = false)".into(),
+            (Form::Graphs, None) => "generation: kernels, steps captured as CUDA graphs".into(),
+            (Form::Graphs, Some(why)) => format!("generation: kernels launched one by one; no CUDA graphs: {why}"),
+        };
+        let new = self.told.as_ref() != Some(&news);
+        self.told = Some(news);
+        self.told.clone().filter(|_| new)
+    }
+
+    /// The form of a device's steps for these weights.
+    fn device_form(&self, model: &Qwen2) -> Form {
+        match self.form.unwrap_or_else(|| DeviceDecoder::best_form(model)) {
+            Form::Graphs if !self.graphs => Form::Kernels,
+            form => form,
+        }
     }
 
     /// Packs weights for the CPU. The cache and the working space are those of the weights before, if they fit.
@@ -175,7 +211,7 @@ impl Engine for Local {
                 Loaded::Packed(Self::packed(before, model, self.compute)?)
             } else {
                 drop(before);
-                Loaded::Device(Running { backend: OnDevice::new(model, self.form)?, pool: None })
+                Loaded::Device(Running { backend: OnDevice::new(model, self.device_form(model))?, pool: None })
             });
         }
         self.version += 1;
@@ -193,9 +229,13 @@ impl Engine for Local {
         }
         let call = Call { limits: self.limits, version: self.version, requests, sampling, watch };
         let (rollouts, work) = match self.loaded.as_mut().ok_or(Error::NoWeights)? {
-            Loaded::Packed(running) => running.generate(call),
-            Loaded::Device(running) => running.generate(call),
-        }?;
+            Loaded::Packed(running) => running.generate(call)?,
+            Loaded::Device(running) => {
+                let before = running.backend.decoder().graphs().0;
+                let (rollouts, work) = running.generate(call)?;
+                (rollouts, Work { replayed: running.backend.decoder().graphs().0 - before, ..work })
+            }
+        };
         self.work = work;
         Ok(rollouts)
     }
