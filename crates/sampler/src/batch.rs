@@ -12,10 +12,8 @@ use crate::pick::{Sampling, uniform};
 use crate::prefix::Prefixes;
 use crate::rollout::{Finish, Rollout};
 use model::cache::{Pool, Sequence, Store, blocks_for};
+use model::decode_device::STEP_TOKENS;
 use std::collections::VecDeque;
-
-/// Tokens of one step: long prompts are fed by parts beside the rows that decode.
-const STEP_TOKENS: usize = 2048;
 
 /// A response in progress.
 struct Response {

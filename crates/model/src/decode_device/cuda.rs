@@ -106,8 +106,7 @@ impl Cuda {
         stream.synchronize().w()?;
         let (free, _) = stream.context().mem_get_info().w()?;
         let width = model.config().max_positions.div_ceil(LANES);
-        let most = super::STEP_TOKENS + rows;
-        let steps = kernels::bytes(model, most, rows, width).max(kernels::bytes(model, rows, rows, width));
+        let steps = kernels::bytes(model, super::STEP_TOKENS + rows, rows, width);
         Ok((free as u64 / ALL_PARTS * PARTS).saturating_sub(self.kernels.missing(steps)))
     }
 

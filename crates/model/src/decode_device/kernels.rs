@@ -168,10 +168,13 @@ fn dtype_of(buffer: usize, dtype: DType) -> DType {
     }
 }
 
-/// Bytes that a step of so many rows, `wanted` of which want logits, computes in.
-pub(crate) fn bytes(model: &Qwen2, rows: usize, wanted: usize, width: usize) -> u64 {
-    let layout = Layout { tokens: rows, spans: wanted, wanted, draws: wanted, width };
-    let each = sizes(model, &layout).into_iter().enumerate();
+/// Bytes that steps of up to so many tokens, of which `rows` want logits, compute in.
+#[cfg(feature = "cuda")]
+pub(crate) fn bytes(model: &Qwen2, tokens: usize, rows: usize, width: usize) -> u64 {
+    let of = |tokens: usize| sizes(model, &Layout { tokens, spans: rows, wanted: rows, draws: rows, width });
+    // Parts of sequences are kept for few tokens only.
+    let (large, small) = (of(tokens), of(tokens.min(decode_attention::MANY)));
+    let each = large.iter().zip(small).map(|(a, b)| (*a).max(b)).enumerate();
     each.map(|(i, len)| (len * dtype_of(i, model.embedding.dtype()).size_in_bytes()) as u64).sum()
 }
 
@@ -197,22 +200,26 @@ impl<M: Ends> Kernels<M> {
         Ok(Self { machine, buffers: None, sizes: Sizes::default(), adapters: adapters(model)? })
     }
 
+    #[cfg(feature = "cuda")]
     pub fn machine(&self) -> &M {
         &self.machine
     }
 
     /// Takes a model's current adapters; says whether there are some, whose memory is then another.
+    #[cfg(feature = "cuda")]
     pub fn refresh(&mut self, model: &Qwen2) -> Result<bool> {
         self.adapters = adapters(model)?;
         Ok(model.lora().is_some())
     }
 
     /// Of so many bytes that steps compute in, those that have yet to be allocated.
+    #[cfg(feature = "cuda")]
     pub fn missing(&self, bytes: u64) -> u64 {
         if self.buffers.is_some() { 0 } else { bytes }
     }
 
     /// Gives the memory back that steps compute in.
+    #[cfg(feature = "cuda")]
     pub fn rest(&mut self) {
         (self.buffers, self.sizes) = (None, Sizes::default());
     }
@@ -285,8 +292,8 @@ impl<M: Ends> Kernels<M> {
         from: &Distribution,
     ) -> Result<()> {
         let buffers = self.buffers.as_mut().ok_or_else(|| Error::Unsupported("a step without memory".into()))?;
-        let adapters = &self.adapters;
-        Pass { machine: &self.machine, model, layout, dtype: model.embedding.dtype() }.run(buffers, cache, adapters, from)
+        let pass = Pass { machine: &self.machine, model, layout, dtype: model.embedding.dtype() };
+        pass.run(buffers, cache, &self.adapters, from)
     }
 
     /// The tokens that were drawn, with their log-probs: the first `draws` of them.

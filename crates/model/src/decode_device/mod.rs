@@ -50,7 +50,7 @@ pub struct Draws<'a> {
 /// The tokens that each span drew, with their log-probs; `None` for a span that wanted none.
 pub type Drawn = Vec<Option<Vec<(u32, f32)>>>;
 
-/// Tokens of one step, beside those of rows that decode: what memory is planned for.
+/// Tokens of one step, beside those of rows that decode: what a scheduler may feed, and memory is planned for.
 pub const STEP_TOKENS: usize = 2048;
 
 /// The least blocks that a row of a step's tables has room for.

@@ -14,7 +14,7 @@ const ELEMENTS: usize = 8;
 /// The widest head: a warp holds it.
 const WIDEST: usize = 32 * ELEMENTS;
 /// Tokens above which each has blocks enough to keep a GPU busy without cutting its sequence among several.
-const MANY: usize = 512;
+pub(crate) const MANY: usize = 512;
 
 /// What new tokens attend to.
 pub(crate) struct Reads<'a, M> {

@@ -162,9 +162,10 @@ __device__ Cut cut(const Row &row, Cut before, uint64 count, uint64 mass, float 
 __device__ double tile_sum(const Row &row, uint32_t tile, Cut cut, Shared &shared) {
     const uint32_t first = tile * row.tile, end = min(row.vocab, first + row.tile);
     double sum = 0.0;
-    for (uint32_t i = first + threadIdx.x; i < end; i += blockDim.x) {
+#pragma unroll 16
+    for (uint32_t i = first + threadIdx.x; i < end; i += THREADS) {
         const float weight = row.weight(i);
-        if (row.remains(i, weight, cut)) sum += double(weight);
+        sum += row.remains(i, weight, cut) ? double(weight) : 0.0;
     }
     return block_sum(sum, shared.sums);
 }
@@ -251,7 +252,8 @@ extern "C" __global__ void __launch_bounds__(256) sample_draw(const float *logit
     uint32_t tile = 4096;
     while ((vocab + tile - 1) / tile > MOST_TILES) tile *= 2;
     float top = -INFINITY;
-    for (uint32_t i = threadIdx.x; i < vocab; i += blockDim.x) top = fmaxf(top, from[i]);
+#pragma unroll 16
+    for (uint32_t i = threadIdx.x; i < vocab; i += THREADS) top = fmaxf(top, from[i]);
     top = block_max(top, shared.maxima);
     const Row row = {from, vocab, tile, (vocab + tile - 1) / tile, inverse, top * inverse};
     Cut cut_at = {0, NOBODY};
