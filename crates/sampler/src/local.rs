@@ -97,7 +97,7 @@ impl Local {
     pub fn news(&mut self) -> Option<String> {
         let Some(Loaded::Device(running)) = &self.loaded else { return None };
         let decoder = running.backend.decoder();
-        let news = match (decoder.form(), decoder.graphs().1) {
+        let news: String = match (decoder.form(), decoder.graphs().1) {
             (Form::Composed, _) => "generation: plain tensor operations, slow; this device has no kernels for it".into(),
             (Form::Kernels, _) => "generation: kernels launched one by one (sampler.cuda_graphs = false)".into(),
             (Form::Graphs, None) => "generation: kernels, steps captured as CUDA graphs".into(),

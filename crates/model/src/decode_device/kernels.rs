@@ -368,7 +368,7 @@ impl<M: Ends> Pass<'_, M> {
             n: vocab_size,
             k: h,
         };
-        machine.product(&product, Target { memory: logits, offset: 0, dtype: DType::F32, add: false })?;
+        machine.product(&product, Target { memory: &mut *logits, offset: 0, dtype: DType::F32, add: false })?;
         if layout.draws > 0 {
             let logits = View::whole(logits, DType::F32, layout.wanted * vocab_size);
             sample::draw(machine, from, logits, numbers(step, layout, layout.draws()), result, vocab_size)?;
@@ -392,9 +392,9 @@ impl<M: Ends> Pass<'_, M> {
         let Buffers { x, normed, q, k, v, mixed, gate, up, low, parts, step, .. } = buffers;
         self.norm(View::whole(x, dtype, n * h), &layer.input_norm, normed)?;
         let input = View::whole(normed, dtype, n * h);
-        self.project(input, &layer.q, q_adapter, low, (q, false))?;
-        self.project(input, &layer.k, k_adapter, low, (k, false))?;
-        self.project(input, &layer.v, v_adapter, low, (v, false))?;
+        self.project(input, &layer.q, q_adapter, low, q, false)?;
+        self.project(input, &layer.k, k_adapter, low, k, false)?;
+        self.project(input, &layer.v, v_adapter, low, v, false)?;
         self.place(layer, q, [View::whole(k, dtype, n * kv_width), View::whole(v, dtype, n * kv_width)], cache, step)?;
         let reads = Reads {
             heads: config.heads,
@@ -407,17 +407,17 @@ impl<M: Ends> Pass<'_, M> {
             width: layout.width,
         };
         decode_attention::attend(machine, &reads, mixed, parts)?;
-        self.project(View::whole(mixed, dtype, n * q_width), &layer.o, o_adapter, low, (x, true))?;
+        self.project(View::whole(mixed, dtype, n * q_width), &layer.o, o_adapter, low, x, true)?;
         if let Some(bias) = &layer.o.bias {
             let bias = machine.hold(bias)?;
             decode::add_bias(machine, x, machine.view(&bias)?, n)?;
         }
         self.norm(View::whole(x, dtype, n * h), &layer.post_norm, normed)?;
         let input = View::whole(normed, dtype, n * h);
-        self.project(input, &layer.gate, gate_adapter, low, (gate, false))?;
-        self.project(input, &layer.up, up_adapter, low, (up, false))?;
+        self.project(input, &layer.gate, gate_adapter, low, gate, false)?;
+        self.project(input, &layer.up, up_adapter, low, up, false)?;
         decode::gate(machine, gate, View::whole(up, dtype, n * inner))?;
-        self.project(View::whole(gate, dtype, n * inner), &layer.down, down_adapter, low, (x, true))
+        self.project(View::whole(gate, dtype, n * inner), &layer.down, down_adapter, low, x, true)
     }
 
     /// The norm of each row, with the kernel of training.
@@ -434,18 +434,19 @@ impl<M: Ends> Pass<'_, M> {
         projection: &Projection,
         adapter: &Option<Adapter>,
         low: &mut M::Memory,
-        (y, add): (&mut M::Memory, bool),
+        y: &mut M::Memory,
+        add: bool,
     ) -> Result<()> {
-        self.product(x, &projection.weight, (y, add))?;
+        self.product(x, &projection.weight, y, add)?;
         if let Some(Adapter { a, b, .. }) = adapter {
-            self.product(x, a, (low, false))?;
+            self.product(x, a, low, false)?;
             let rank = a.dim(0)?;
-            self.product(View::whole(low, self.dtype, self.layout.tokens * rank), b, (y, true))?;
+            self.product(View::whole(low, self.dtype, self.layout.tokens * rank), b, y, true)?;
         }
         Ok(())
     }
 
-    fn product(&self, x: View<'_, M::Memory>, weight: &Tensor, (y, add): (&mut M::Memory, bool)) -> Result<()> {
+    fn product(&self, x: View<'_, M::Memory>, weight: &Tensor, y: &mut M::Memory, add: bool) -> Result<()> {
         let (n, k) = weight.dims2()?;
         let weight = self.machine.hold(weight)?;
         let b = self.machine.view(&weight)?;
@@ -462,10 +463,10 @@ impl<M: Ends> Pass<'_, M> {
         step: &M::Memory,
     ) -> Result<()> {
         let (machine, model) = (self.machine, self.model);
-        let hold = |tensor: Option<&Tensor>| tensor.map(|tensor| machine.hold(tensor)).transpose();
-        let biases = [hold(layer.q.bias.as_ref())?, hold(layer.k.bias.as_ref())?, hold(layer.v.bias.as_ref())?];
+        let [q_bias, k_bias, v_bias] = [&layer.q, &layer.k, &layer.v].map(|p| p.bias.as_ref());
+        let biases = [held(machine, q_bias)?, held(machine, k_bias)?, held(machine, v_bias)?];
         let norms = layer.qk_norm.as_ref();
-        let norms = [hold(norms.map(|(q, _)| q))?, hold(norms.map(|(_, k)| k))?];
+        let norms = [held(machine, norms.map(|(q, _)| q))?, held(machine, norms.map(|(_, k)| k))?];
         let (cos, sin) = (machine.resident_f32(&model.rope.cos)?, machine.resident_f32(&model.rope.sin)?);
         let of = Place {
             heads: model.config().heads,
@@ -473,8 +474,8 @@ impl<M: Ends> Pass<'_, M> {
             biases: views(machine, &biases)?,
             norms: views(machine, &norms)?,
             rope: [
-                View::whole(&*cos, DType::F32, model.rope.cos.len()),
-                View::whole(&*sin, DType::F32, model.rope.sin.len()),
+                View::whole(cos.as_ref(), DType::F32, model.rope.cos.len()),
+                View::whole(sin.as_ref(), DType::F32, model.rope.sin.len()),
             ],
             positions: numbers(step, self.layout, self.layout.by_token(1)),
             slots: numbers(step, self.layout, self.layout.by_token(2)),
@@ -487,6 +488,10 @@ impl<M: Ends> Pass<'_, M> {
 fn numbers<'a, M>(step: &'a M, layout: &Layout, range: Range<usize>) -> View<'a, M> {
     let whole = View::whole(step, DType::U32, layout.tables().end);
     View { len: range.len(), ..whole.from(range.start) }
+}
+
+fn held<'a, M: Ends>(machine: &M, tensor: Option<&'a Tensor>) -> Result<Option<M::Held<'a>>> {
+    tensor.map(|tensor| machine.hold(tensor)).transpose()
 }
 
 fn views<'a, M: Ends, const N: usize>(

@@ -173,8 +173,8 @@ fn play<D: Draw>(decoder: &mut D, from: Distribution) -> Vec<(u32, f32)> {
         all.extend(drawn.iter().flatten().flatten().copied());
         drawn.into_iter().map(|drawn| drawn.map_or(0, |drawn| drawn.last().unwrap().0)).collect::<Vec<u32>>()
     };
-    feed(decoder, &mut pool, &mut rows, &[(&prompts[0], 3), (&prompts[1][..20], 0)]);
-    let next = feed(decoder, &mut pool, &mut rows, &[(&[7], 1), (&prompts[1][20..], 2)]);
+    feed(decoder, &mut pool, &mut rows, &[(&prompts[0][..], 3), (&prompts[1][..20], 0)]);
+    let next = feed(decoder, &mut pool, &mut rows, &[(&[7][..], 1), (&prompts[1][20..], 2)]);
     let forks = [pool.fork(&rows[0]).unwrap(), pool.fork(&rows[1]).unwrap()];
     rows.extend(forks);
     let mut next = vec![next[0], next[1], 11, 12];
