@@ -194,13 +194,14 @@ impl<P: ?Sized> Sequence<P> {
         &self.blocks
     }
 
-    pub(crate) fn advance(&mut self, tokens: usize) {
+    /// Notes that so many more tokens were written behind those that are held.
+    pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 
-    /// The block of a position, if no other sequence holds it.
+    /// The block of a position, to write to, if no other sequence holds it.
     #[inline(always)]
-    pub(crate) fn own_block(&mut self, position: usize) -> Option<&mut P> {
+    pub fn own_block(&mut self, position: usize) -> Option<&mut P> {
         Arc::get_mut(self.blocks.get_mut(position / LANES)?)
     }
 }

@@ -15,6 +15,9 @@ use model::cache::{Pool, Sequence, Store, blocks_for};
 use model::decode_device::STEP_TOKENS;
 use std::collections::VecDeque;
 
+#[cfg(test)]
+mod tests;
+
 /// A response in progress.
 struct Response {
     request: usize,
