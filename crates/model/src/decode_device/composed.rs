@@ -34,8 +34,7 @@ fn forward(model: &Qwen2, store: &mut Blocks, plan: &Plan) -> Result<Option<Tens
     let slots = Tensor::new(plan.slots.as_slice(), model.device())?;
     let reads = Reads::new(plan, model.device())?;
     let mut x = model.embed_tokens(&plan.tokens)?;
-    for index in 0..model.config().num_layers {
-        let [keys, values] = &layers[index];
+    for (index, [keys, values]) in layers.iter().enumerate() {
         x = model.block_with(index, &x, &positions, &|q, k, v| {
             write(keys, &slots, k)?;
             write(values, &slots, v)?;
@@ -91,8 +90,7 @@ struct Read {
 
 impl Reads {
     fn new(plan: &Plan, device: &Device) -> Result<Self> {
-        let (single, long): (Vec<usize>, Vec<usize>) =
-            (0..plan.spans.len()).partition(|&i| plan.spans[i].len() == 1);
+        let (single, long): (Vec<usize>, Vec<usize>) = (0..plan.spans.len()).partition(|&i| plan.spans[i].len() == 1);
         let mut order = vec![0; plan.tokens.len()];
         let rows = single.iter().chain(&long).flat_map(|&i| plan.spans[i].clone());
         rows.enumerate().for_each(|(place, row)| order[row] = place as u32);
