@@ -136,6 +136,34 @@ impl Packed {
         self.product(Input::Columns(xt), y, true);
     }
 
+    /// [`Self::matmul`] on the calling thread of a matrix in pairs, of its first `outputs` alone: `y[m, outputs]`.
+    ///
+    /// # Panics
+    /// When there are not so many, the matrix is not in pairs, or `x` or `y` is not `m` rows.
+    pub fn matmul_first_outputs(&self, x: &[f32], y: &mut [f32], outputs: usize) {
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == m * outputs && outputs <= self.out, "a product's rows differ");
+        let narrow = pairs::of_rows(x, self.k);
+        let product = Product::of_pairs(self, &narrow, y).of_first_outputs(outputs);
+        // SAFETY: nobody else has `y`, which has `outputs` elements for every row.
+        unsafe { product.panels(0..outputs.div_ceil(PANEL)) };
+    }
+
+    /// [`Self::matmul`] on the calling thread of a matrix in pairs with an input of which only the first `depth` numbers of
+    /// each row are there, `x[m, depth]`: as if the others were zeros.
+    ///
+    /// # Panics
+    /// When `depth` is odd and not all, the matrix is not in pairs, or `x` or `y` is not `m` rows.
+    pub fn matmul_first_depth(&self, x: &[f32], y: &mut [f32], depth: usize) {
+        let m = x.len() / depth;
+        assert!(x.len() == m * depth && y.len() == m * self.out, "a product's rows differ");
+        assert!(depth <= self.k && (depth % 2 == 0 || depth == self.k), "half a pair of a packed matrix");
+        let narrow = pairs::of_rows(x, depth);
+        let product = Product::of_pairs(self, &narrow, y).of_first_depth(depth);
+        // SAFETY: nobody else has `y`, which has `out` elements for every row.
+        unsafe { product.panels(0..self.out.div_ceil(PANEL)) };
+    }
+
     fn product(&self, input: Input, y: &mut [f32], add: bool) {
         let (Input::Rows(x) | Input::Columns(x)) = input;
         let m = x.len() / self.k;
