@@ -62,6 +62,7 @@ pub fn update<A: Kept, B: Kept>(numbers: Numbers<A, B>, f: Factors) {
 
 /// A number that a moment is kept in.
 pub trait Kept: Copy + Send + Sync {
+    /// The same value, exactly.
     fn load(self) -> f32;
 
     /// `chance` is uniform over all `u32`; its lower half decides.
