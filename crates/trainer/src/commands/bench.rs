@@ -92,7 +92,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         lora: policy.model.lora(),
         tokens: (args.batch * length).min(args.micro_batch_tokens).max(length),
         recompute: None,
-        moments: args.moments,
+        state: args.state,
     });
     let tokens = args.batch * if args.kind == BenchKind::Rollout { args.new_tokens } else { length };
     let median = median(&seconds);
@@ -165,9 +165,9 @@ fn train(args: &BenchArgs, policy: &Policy) -> Result<(Vec<f64>, Vec<f64>)> {
     let passes = update::micro_batches(&vec![length; args.batch], args.micro_batch_tokens);
     let pass = Pass { temperature: 1.0, recompute: None };
     let scale = -1.0 / (args.batch * args.new_tokens) as f64;
-    let settings = AdamWSettings { narrow_moments: args.moments == Dtype::Bf16, ..AdamWSettings::default() };
+    let settings = AdamWSettings { narrow: args.state == Dtype::Bf16, ..AdamWSettings::default() };
     let mut optimizer = AdamW::new(policy.model.variables(), settings)?;
-    let mut gradients = Gradients::new(policy.model.variables())?;
+    let mut gradients = Gradients::kept(policy.model.variables(), settings.narrow)?;
     let mut losses = Vec::new();
     let seconds = repeat(args.repeats, || {
         let loss = |_, scores: &model::ops::HeadScores| {
