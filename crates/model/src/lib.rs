@@ -22,6 +22,7 @@ mod packed_model;
 pub mod qwen2;
 pub mod recompute;
 pub mod scaling;
+pub mod selftest;
 pub mod shards;
 pub mod split;
 pub mod text;
