@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod config;
 pub mod decode;
+pub mod device;
 pub mod embedded;
 mod error;
 pub mod files;

@@ -164,7 +164,8 @@ pub fn check(case: &Case, dtype: DType, device: &Device) -> Finding {
 }
 
 fn compare(case: &Case, dtype: DType, device: &Device) -> Result<Finding> {
-    let values: Vec<Tensor> = (1..).zip(&case.inputs).map(|(seed, x)| numbers(x, seed, dtype, case.views)).collect::<Result<_>>()?;
+    let values: Vec<Tensor> =
+        (1..).zip(&case.inputs).map(|(seed, x)| numbers(x, seed, dtype, case.views)).collect::<Result<_>>()?;
     let inputs = |device: &Device, dtype: DType| -> Result<Vec<Var>> {
         let cast = |(x, value): (&Input, &Tensor)| {
             let dtype = match x.role {

@@ -16,7 +16,8 @@ fn the_grid_has_every_op_every_ratio_and_every_width() {
         assert!(all.iter().any(|case| case.op == op), "{op}");
     }
     let attention: Vec<&str> = all.iter().filter(|c| c.op == "attention").map(|c| c.shape.as_str()).collect();
-    for heads in ["2/2", "2/1", "12/2", "7/1", "heads of 16", "heads of 64", "heads of 128", "[1]", "[1, 65, 0, 2, 33]"] {
+    for heads in ["2/2", "2/1", "12/2", "7/1", "heads of 16", "heads of 64", "heads of 128", "[1]", "[1, 65, 0, 2, 33]"]
+    {
         assert!(attention.iter().any(|shape| shape.contains(heads)), "{heads}");
     }
 }
