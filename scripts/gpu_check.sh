@@ -182,7 +182,9 @@ find_peers() {
 
 # Ours and theirs in turns, as long as another turn is likely to fit.
 in_turns() { # SECONDS THEIRS-NAMES... ; runs `ours` and `theirs NAME LIMIT`
-    local each=$1 round longest=0 start until=$((SECONDS + each * 4 / 3 + each))
+    local each=$1 round longest=0 start until name
+    # A round at three quarters of what it may take at most, or several that are faster.
+    until=$((SECONDS + each * ($# + 1) * 3 / 4))
     shift
     for ((round = 1; round <= rounds; round++)); do
         start=$SECONDS

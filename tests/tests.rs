@@ -7,6 +7,7 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod disk;
 mod faults;
+mod gpu;
 mod hub;
 #[cfg(unix)]
 mod kill;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::ready;
 use crate::cli::{BenchArgs, BenchKind};
 use crate::commands::{UsageError, print};
-use crate::config::{Dtype, LORA_TARGETS, Lora};
+use crate::config::{DeviceChoice, Dtype, LORA_TARGETS, Lora};
 use crate::doctor::memory;
 use crate::optimizer::{AdamW, AdamWSettings};
 use crate::policy::{compute_type, open_device};
@@ -37,7 +37,7 @@ const RANDOM_STD: f64 = 0.02;
 struct Figures {
     bench: &'static str,
     model: String,
-    device: &'static str,
+    device: DeviceChoice,
     dtype: Dtype,
     threads: usize,
     batch: usize,
@@ -92,13 +92,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         lora: model.lora(),
         tokens: (args.batch * length).min(args.micro_batch_tokens).max(length),
         recompute: None,
+        device: choice_of(model.device()),
     });
     let tokens = args.batch * if args.kind == BenchKind::Rollout { args.new_tokens } else { length };
     let median = median(&seconds);
     let figures = Figures {
         bench: if args.kind == BenchKind::Rollout { "rollout" } else { "train" },
         model: name,
-        device: device_name(model.device()),
+        device: choice_of(model.device()),
         dtype: args.dtype,
         threads: rayon::current_num_threads(),
         batch: args.batch,
@@ -255,11 +256,11 @@ fn peak(status: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-fn device_name(device: &candle_core::Device) -> &'static str {
+fn choice_of(device: &candle_core::Device) -> DeviceChoice {
     match device {
-        candle_core::Device::Cpu => "cpu",
-        candle_core::Device::Cuda(_) => "cuda",
-        candle_core::Device::Metal(_) => "metal",
+        candle_core::Device::Cpu => DeviceChoice::Cpu,
+        candle_core::Device::Cuda(_) => DeviceChoice::Cuda,
+        candle_core::Device::Metal(_) => DeviceChoice::Metal,
     }
 }
 

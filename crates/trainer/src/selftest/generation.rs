@@ -41,7 +41,8 @@ impl Trial {
         Ok(Self { here, cpu, dtype, prompts })
     }
 
-    /// In bf16 a rounding of the logits moves any log-prob; near ties fall to either side.
+    /// In bf16 a rounding of the logits moves any log-prob, and near ties fall to either side: see the training step for what
+    /// is usual.
     fn errors(&self) -> Result<Vec<(String, f64, f64)>> {
         let narrow = self.dtype != DType::F32;
         let compute = if narrow { Compute::Bf16 } else { Compute::F32 };
@@ -50,12 +51,12 @@ impl Trial {
         let mut errors = Vec::new();
         for (row, (found, expected)) in greedy.iter().zip(&expected).enumerate() {
             let tie = self.distance_from_likeliest(row, &found.tokens, &expected.tokens)?;
-            errors.push((format!("greedy, row {row}"), tie, if narrow { 0.25 } else { 1e-4 }));
+            errors.push((format!("greedy, row {row}"), tie, if narrow { 0.3 } else { 1e-4 }));
         }
         let sampled = self.generate(&self.here, 1.0, compute)?;
         let (mean, largest) = self.gap(&sampled)?;
         if narrow {
-            errors.push(("log-probs, mean".into(), mean, 0.05));
+            errors.push(("log-probs, mean".into(), mean, 0.08));
         } else {
             errors.push(("log-probs".into(), largest, 1e-4));
         }

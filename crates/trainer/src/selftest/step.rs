@@ -42,23 +42,36 @@ pub(super) fn check(subject: &Subject, dtype: DType, device: &Device) -> Vec<Fin
     vec![finding(false), finding(true)]
 }
 
-/// In f32 each number, in bf16 means and whole tensors: a rounding moves any one of them.
+/// In f32 each number; in bf16, where a rounding moves any one of them, means and whole tensors.
+///
+/// The tolerances of bf16 are about three times what PyTorch's bf16 on a CPU is off from its f32 on these models: log-probs by
+/// 0.36% of their mean, entropies by 0.011, a gradient by 5% of its length, the norm by 0.2%.
 fn errors(step: &Step, reference: &Step, dtype: DType) -> Vec<(String, f64, f64)> {
     let narrow = dtype != DType::F32;
     let mut errors = Vec::new();
     let mut add = |place: &str, error: f64, tolerance: f64| errors.push((place.to_string(), error, tolerance));
-    for (place, a, b) in [
+    let log_probs = [
         ("log-probs", &step.log_probs, &reference.log_probs),
-        ("entropies", &step.entropies, &reference.entropies),
         ("log-probs after the update", &step.log_probs_after, &reference.log_probs_after),
-    ] {
-        if narrow { add(place, mean_difference(a, b), 0.05) } else { add(place, largest_difference(a, b), 1e-4) }
+    ];
+    for (place, a, b) in log_probs {
+        if narrow {
+            add(place, mean_difference(a, b) / mean(b), 0.01)
+        } else {
+            add(place, largest_difference(a, b), 1e-4)
+        }
+    }
+    let (a, b) = (&step.entropies, &reference.entropies);
+    if narrow {
+        add("entropies", mean_difference(a, b), 0.05)
+    } else {
+        add("entropies", largest_difference(a, b), 1e-4)
     }
     let norm = (step.norm - reference.norm).abs() / reference.norm;
-    add("gradient norm", norm, if narrow { 0.05 } else { 1e-4 });
+    add("gradient norm", norm, if narrow { 0.01 } else { 1e-4 });
     for ((name, a), (_, b)) in step.gradients.iter().zip(&reference.gradients) {
         let place = format!("gradient of {name}");
-        if narrow { add(&place, distance(a, b), 0.1) } else { add(&place, gap(a, b), 1e-4) }
+        if narrow { add(&place, distance(a, b), 0.15) } else { add(&place, gap(a, b), 1e-4) }
     }
     if step.gradients.len() != reference.gradients.len() {
         add("gradients", f64::INFINITY, 0.0);
@@ -122,6 +135,11 @@ fn mean_difference(a: &[f32], b: &[f32]) -> f64 {
     differences(a, b).sum::<f64>() / a.len().max(1) as f64
 }
 
+/// Of the magnitudes.
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v).abs()).sum::<f64>() / values.len().max(1) as f64
+}
+
 /// The length of the difference over that of `b`.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -138,6 +156,7 @@ mod tests {
         assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 0.0]), 2.0);
         assert_eq!(mean_difference(&[1.0, 2.0], &[1.5, 0.0]), 1.25);
         assert_eq!(distance(&[3.0, 4.0], &[0.0, 4.0]), 0.75);
+        assert_eq!(mean(&[-3.0, 1.0]), 2.0);
         assert!(largest_difference(&[f32::NAN, 1.0], &[1.0, 1.0]).is_nan());
         assert!(mean_difference(&[f32::NAN], &[1.0]).is_nan() && distance(&[f32::NAN], &[1.0]).is_nan());
         assert_eq!(largest_difference(&[1.0], &[1.0, 1.0]), f64::INFINITY);
