@@ -77,6 +77,19 @@ if ! mkdir -p "$out"; then
     echo "error: --out $out: cannot be made" >&2
     exit 2
 fi
+# CUDA's libraries need not be where the loader looks: they may be the toolkit's, or come with Python's torch.
+if ! "$trainer" --version >/dev/null 2>&1; then
+    for folder in /usr/local/cuda/lib64 $("$python" -c '
+import glob, site, sys
+for place in [*site.getsitepackages(), *sys.path]:
+    print(*glob.glob(place + "/nvidia/*/lib"), sep="\n")' 2>/dev/null | sort -u); do
+        export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder"
+    done
+fi
+if ! started="$("$trainer" --version 2>&1)"; then
+    echo "error: --trainer $trainer does not start: $(tail -n 1 <<<"$started")" >&2
+    exit 2
+fi
 work="$(mktemp -d)"
 trap 'rm -rf "$work"; kill $(jobs -p) 2>/dev/null' EXIT
 began=$SECONDS

@@ -100,12 +100,16 @@ fn the_check_script_writes_a_table_of_each_part() {
 #[test]
 fn the_check_script_fails_where_the_self_test_does_not_pass_and_refuses_what_it_does_not_know() {
     let folder = tempfile::tempdir().unwrap();
-    // A later --trainer wins: a program that computes nothing right.
-    let Some(output) = check(&["--part", "selftest", "--trainer", "false"], folder.path()) else { return };
+    // A later --trainer wins: a program that starts and then computes nothing.
+    let broken = write(&folder, "broken", "#!/bin/sh\n[ \"$1\" = --version ] && echo broken\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&broken, executable).unwrap();
+    let Some(output) = check(&["--part", "selftest", "--trainer", &broken], folder.path()) else { return };
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let table = fs::read_to_string(folder.path().join("table.md")).unwrap();
     assert!(table.contains("selftest: no result"), "{table}");
-    for arguments in [&["--part", "nothing"][..], &["--nothing"], &["--trainer", "no-such-program"]] {
+    let unusable = ["--trainer", "no-such-program", "--trainer", "false"];
+    for arguments in [&["--part", "nothing"][..], &["--nothing"], &unusable[..2], &unusable[2..]] {
         let Some(output) = check(arguments, folder.path()) else { return };
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{arguments:?}");

@@ -7,6 +7,7 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod disk;
 mod faults;
+#[cfg(target_os = "linux")]
 mod gpu;
 mod hub;
 #[cfg(unix)]
