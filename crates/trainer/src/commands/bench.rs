@@ -13,7 +13,7 @@ use crate::cli::{BenchArgs, BenchKind};
 use crate::commands::{UsageError, print};
 use crate::config::{DeviceChoice, Dtype, LORA_TARGETS, Lora};
 use crate::doctor::memory;
-use crate::optimizer::{AdamW, AdamWSettings};
+use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::{compute_type, open_device};
 use crate::update::{self, Pass, Sequence};
 
@@ -93,6 +93,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         tokens: (args.batch * length).min(args.micro_batch_tokens).max(length),
         recompute: None,
         device: choice_of(model.device()),
+        moments: args.moments,
     });
     let tokens = args.batch * if args.kind == BenchKind::Rollout { args.new_tokens } else { length };
     let median = median(&seconds);
@@ -129,6 +130,10 @@ fn load(args: &BenchArgs) -> Result<(String, Qwen2)> {
             let policy = ready::load(&args.model, args.dtype, args.device)?;
             (policy.source.to_string(), policy.model)
         }
+    };
+    let model = match args.kind {
+        BenchKind::Train => model.computed_in(args.compute.unwrap_or(args.dtype).into()),
+        BenchKind::Rollout => model,
     };
     match args.lora_rank {
         Some(rank) => Ok((name, model.with_adapters((&every_projection(rank)).into(), SEED)?)),
@@ -192,7 +197,9 @@ fn train(args: &BenchArgs, model: &Qwen2) -> Result<(Vec<f64>, Vec<f64>)> {
     let passes = update::micro_batches(&vec![length; args.batch], args.micro_batch_tokens);
     let pass = Pass { temperature: 1.0, recompute: None };
     let scale = -1.0 / (args.batch * args.new_tokens) as f64;
-    let mut optimizer = AdamW::new(model.variables(), AdamWSettings::default())?;
+    let settings = AdamWSettings { narrow_moments: args.moments == Dtype::Bf16, ..AdamWSettings::default() };
+    let mut optimizer = AdamW::new(model.variables(), settings)?;
+    let mut gradients = Gradients::new(model.variables())?;
     let mut losses = Vec::new();
     let seconds = repeat(args.repeats, |_| {
         let loss = |_, scores: &model::ops::HeadScores| {
@@ -200,7 +207,7 @@ fn train(args: &BenchArgs, model: &Qwen2) -> Result<(Vec<f64>, Vec<f64>)> {
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))
         };
-        let (gradients, parts) = update::gradients(model, &sequences, &passes, pass, loss)?;
+        let parts = update::gradients(&mut gradients, model, (&sequences, &passes), pass, loss)?;
         optimizer.step(&gradients, args.learning_rate)?;
         losses.push(parts.iter().sum());
         Ok(model.device().synchronize()?)

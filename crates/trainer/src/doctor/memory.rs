@@ -2,7 +2,7 @@
 
 use model::config::Config as Shape;
 use model::lora;
-use model::ops::head_tokens_at_once;
+use model::ops::head_workspace_bytes;
 
 use super::machine::Memory;
 use crate::config::{Config, DeviceChoice, Dtype};
@@ -82,6 +82,8 @@ pub struct Update<'a> {
     pub recompute: Option<bool>,
     /// Where it is, [resolved](super::machine::resolve).
     pub device: DeviceChoice,
+    /// `optimizer.moments`.
+    pub moments: Dtype,
 }
 
 /// Whether tensors are in a GPU's memory: activations and cache are in the type of the weights there, and rollouts and
@@ -98,17 +100,17 @@ fn during(phase: Phase, device: DeviceChoice) -> Phase {
 /// Estimates what forward, backward and AdamW take.
 ///
 /// With `P` parameters of `w` bytes, of which `T` are trained (all, or the adapters), `h` hidden, `f` feed-forward, `q` and
-/// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `c` tokens
-/// whose logits exist at once:
+/// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `s` the
+/// smaller of 4096 and `V`:
 ///
 /// | part | bytes on the CPU | on a GPU |
 /// | --- | --- | --- |
 /// | program, context | 100 MiB | 768 MiB |
 /// | weights | `w P` | `w P` |
 /// | gradients | `4 T` | `4 T` |
-/// | AdamW | `8 T`; `12 T` with the master copy of bf16 weights | the same |
+/// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights | the same, moments in f32 |
 /// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections | the same times `w / 4` |
-/// | head | `4 c (V + h V / 4096)`: logits, and what each strip of the head gives for the hidden states | `4 c V` |
+/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states | the same |
 /// | widening | `8 f h`: one matrix packed, and its gradient's other side | |
 /// | gradients on their way | | of the embedding or a block with recomputation, `w max(h V, T / n)`, else `w T` |
 pub fn update(of: &Update) -> Need {
@@ -128,9 +130,10 @@ pub fn update(of: &Update) -> Need {
         need.add("program", Phase::Always, PROGRAM, "code, tokenizer, stacks");
     }
     need.add("weights", Phase::Always, width * parameters, format!("{} parameters x {name}", thousands(parameters)));
-    need.add("gradients", phase, F32 * trained, format!("{} trained x 4", thousands(trained)));
+    need.add("gradients", Phase::Always, F32 * trained, format!("{} trained x 4", thousands(trained)));
     let master = of.dtype == Dtype::Bf16 && of.lora.is_none();
-    let per_number = if master { 3 * F32 } else { 2 * F32 };
+    let moments = if of.moments == Dtype::Bf16 { 2 * BF16 } else { 2 * F32 };
+    let per_number = if master { moments + F32 } else { moments };
     let copies = if master { "moments and master copy" } else { "moments" };
     need.add("AdamW", Phase::Always, per_number * trained, format!("trained x {per_number} ({copies})"));
     let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
@@ -142,9 +145,8 @@ pub fn update(of: &Update) -> Need {
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
     let (h, f, vocab) = (shape.hidden_size as u64, shape.intermediate_size as u64, shape.vocab_size as u64);
-    let at_once = tokens.min(head_tokens_at_once(shape.vocab_size) as u64);
-    let strips = if gpu { 0 } else { h * vocab / 4096 };
-    need.add("head", phase, F32 * at_once * (vocab + strips), format!("logits of {at_once} tokens"));
+    let head = head_workspace_bytes(shape.vocab_size, shape.hidden_size) as u64;
+    need.add("head", phase, head, "logits of a strip of the vocabulary, and what they are made of");
     if gpu {
         let part = if of.lora.is_none() { h * vocab } else { 0 }.max(trained / shape.num_layers as u64);
         let (numbers, which) = if recompute { (part, "of the embedding or a block") } else { (trained, "of all") };
@@ -182,6 +184,7 @@ pub fn estimate(shape: &Shape, config: &Config, device: DeviceChoice) -> Need {
         tokens: micro_batch(config),
         recompute: config.model.recompute,
         device,
+        moments: config.optimizer.moments,
     });
     let gpu = on_gpu(device);
     let phase = during(Phase::Rollouts, device);
@@ -324,7 +327,7 @@ mod tests {
         assert_eq!(bytes(&need, "AdamW"), 8 * 1112);
         // A block keeps 48 + 24 + 12 + 36 = 120 numbers a token; on its way back it is 80 + 40 + 20 + 108 = 248.
         assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 248));
-        assert_eq!(bytes(&need, "head"), 4 * 256 * 10);
+        assert_eq!(bytes(&need, "head"), 4 * (2048 * 10 + 2 * 10 * 8 + 3072 * 8));
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
         assert_eq!(bytes(&need, "key-value cache"), 4 * 12 * 500 * 16);
         assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
@@ -361,14 +364,13 @@ mod tests {
         assert_eq!(bytes(&need, "AdamW"), 12 * 1112);
         assert_eq!(bytes(&need, "gradients"), 4 * 1112);
         assert_eq!(bytes(&need, "activations"), 2 * 1000 * (3 * 8 + 248));
-        assert_eq!(bytes(&need, "head"), 4 * 256 * 10);
         // A block has (1112 - 80 - 8) / 2 = 512 parameters; 1112 / 2 counts a little more.
         assert_eq!(bytes(&need, "on their way"), 2 * 556);
         assert_eq!(bytes(&need, "key-value cache"), 2 * 12 * 500 * 16);
         assert_eq!(bytes(&need, "a step"), 2 * (2048 + 12) * (32 + 16 + 8 + 36));
         assert_eq!(bytes(&need, "sampler's copy") + bytes(&need, "program") + bytes(&need, "widening"), 0);
-        let resident = (768 << 20) + 2 * 1112 + 12 * 1112;
-        let updates = 4 * 1112 + 2 * 1000 * 272 + 4 * 256 * 10 + 2 * 556;
+        let resident = (768 << 20) + 2 * 1112 + 4 * 1112 + 12 * 1112;
+        let updates = 2 * 1000 * 272 + bytes(&need, "head") + 2 * 556;
         let rollouts = 2 * 12 * 500 * 16 + 4 * 12 * 10 + 2 * 2060 * 92;
         assert_eq!(need.total(), resident + u64::max(updates, rollouts));
         // The CPU keeps both.

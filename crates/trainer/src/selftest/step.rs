@@ -93,7 +93,8 @@ fn run(subject: &Subject, dtype: DType, device: &Device, recompute: bool) -> Res
         let loss = ((scores.log_probs.sum_all()? * sign)? - (scores.entropy.sum_all()? * 1e-3)?)?;
         Ok((loss, (scores.log_probs.to_vec1::<f32>()?, scores.entropy.to_vec1::<f32>()?)))
     };
-    let (gradients, parts) = update::gradients(&model, &sequences, &passes, pass, loss)?;
+    let mut gradients = Gradients::new(model.variables())?;
+    let parts = update::gradients(&mut gradients, &model, (&sequences, &passes), pass, loss)?;
     let (log_probs, entropies): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     let mut optimizer = AdamW::new(model.variables(), AdamWSettings::default())?;
     let report = optimizer.step(&gradients, RATE)?;
