@@ -25,7 +25,8 @@ pub fn cases() -> Vec<Case> {
             all.push(linear(sizes, true, views));
         }
         all.push(linear((33, 1536, 256), false, views));
-        for sizes in [(1, 1), (1, 16), (3, 33), (5, 64), (300, 129), (17, 128), (33, 1536)] {
+        // Of width 1 the gradient is zero but for rounding.
+        for sizes in [(1, 3), (1, 16), (3, 33), (5, 64), (300, 129), (17, 128), (33, 1536)] {
             all.push(rms_norm(sizes, views));
         }
         for (heads, dim) in [(1, 16), (3, 16), (7, 64), (2, 128)] {
