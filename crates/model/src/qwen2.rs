@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernels::packed::Compute;
 use crate::lora::{self, Adapter, Adapters};
+use crate::ops::attention::Form;
 use crate::ops::linear::gradient_of_linear;
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, RopeTable, attention, linear, log_prob, rms_norm, rope, swiglu};
@@ -358,7 +359,7 @@ impl Qwen2 {
         }
         let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
         let v = layer.v.apply(&normed, compute)?;
-        let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
+        let mixed = attention(&q, &k, &v, Form { heads, compute }, &batch.offsets)?;
         let x = (x + layer.o.apply(&mixed, compute)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
         let gated = swiglu(&layer.gate.apply(&normed, compute)?, &layer.up.apply(&normed, compute)?)?;

@@ -1,9 +1,12 @@
 //! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
 //!
-//! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
+//! The fused kernel in f32 goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
+mod narrow;
+
 use super::{elements, fused, output, with_elements};
+use crate::kernels::packed::Compute;
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::{map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
@@ -24,8 +27,9 @@ pub struct Heads {
 }
 
 /// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
-/// -> `[tokens, query * dim]`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc<[usize]>) -> Result<Tensor> {
+/// -> `[tokens, query * dim]`. `form.compute` is for f32 activations on the CPU; elsewhere it is as in [`composed`] in f32.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[usize]>) -> Result<Tensor> {
+    let Form { heads, .. } = form;
     let tokens = q.dim(0)?;
     if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
         bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
@@ -35,14 +39,23 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
     if fused(q) {
-        let op = Attention { heads, offsets: offsets.clone() };
+        let op = Attention { form, offsets: offsets.clone() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         composed(q, k, v, heads, offsets)
     }
 }
 
-/// The same of plain tensor ops, on any device.
+/// The heads of an attention layer, and what its products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The layout of the heads.
+    pub heads: Heads,
+    /// Of the products on the CPU.
+    pub compute: Compute,
+}
+
+/// The same of plain tensor ops in f32, on any device.
 pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usize]) -> Result<Tensor> {
     let repeat = heads.query / heads.key_value;
     let mut outputs = Vec::new();
@@ -68,7 +81,7 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 }
 
 struct Attention {
-    heads: Heads,
+    form: Form,
     offsets: Arc<[usize]>,
 }
 
@@ -110,30 +123,30 @@ impl Attention {
         spans
             .flat_map(|w| {
                 let (start, len) = (w[0], w[1] - w[0]);
-                (0..self.heads.key_value).map(move |kv_head| Task { start, len, kv_head })
+                (0..self.form.heads.key_value).map(move |kv_head| Task { start, len, kv_head })
             })
             .collect()
     }
 
     fn group(&self) -> usize {
-        self.heads.query / self.heads.key_value
+        self.form.heads.query / self.form.heads.key_value
     }
 
     /// Where the rows of a task's `head`-th query head start in `[tokens, query * dim]`.
     fn query_offset(&self, task: &Task, head: usize) -> usize {
-        task.start * self.heads.query * self.heads.dim + (task.kv_head * self.group() + head) * self.heads.dim
+        task.start * self.form.heads.query * self.form.heads.dim + (task.kv_head * self.group() + head) * self.form.heads.dim
     }
 
     /// Where the rows of a task's key (or value) head start in `[tokens, key_value * dim]`.
     fn key_offset(&self, task: &Task) -> usize {
-        task.start * self.heads.key_value * self.heads.dim + task.kv_head * self.heads.dim
+        task.start * self.form.heads.key_value * self.form.heads.dim + task.kv_head * self.form.heads.dim
     }
 
     /// Softmax weights `[rows, keys]` of a block into `p`, rows that sum to one.
     fn weights(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
-        let dims = Dims { m: block.rows, n: block.keys, k: self.heads.dim };
+        let dims = Dims { m: block.rows, n: block.keys, k: self.form.heads.dim };
         gemm(p, block.keys, q, k.t(), dims, Write::Set);
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        let scale = 1.0 / (self.form.heads.dim as f32).sqrt();
         vectorized!({
             for (row, p) in p.chunks_exact_mut(block.keys).enumerate() {
                 let (seen, hidden) = p.split_at_mut(block.first + row + 1);
@@ -145,11 +158,14 @@ impl Attention {
     }
 
     fn forward(&self, x: Inputs) -> Vec<f32> {
-        let Heads { query, key_value, dim } = self.heads;
+        let Heads { query, key_value, dim } = self.form.heads;
         let (q_stride, kv_stride) = (query * dim, key_value * dim);
         let tasks = self.tasks();
         let parts = map_tasks(tasks.len(), |i| {
             let task = &tasks[i];
+            if self.form.compute == Compute::Bf16 {
+                return self.gathered(task, x).group(self.form.heads).forward();
+            }
             let stride = self.group() * dim;
             let mut out = vec![0.0; task.len * stride];
             let mut p = vec![0.0; QUERY_BLOCK * task.len];
@@ -175,9 +191,15 @@ impl Attention {
     }
 
     fn backward(&self, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
-        let Heads { query, key_value, dim } = self.heads;
+        let Heads { query, key_value, dim } = self.form.heads;
         let tasks = self.tasks();
-        let parts = map_tasks(tasks.len(), |i| self.backward_task(&tasks[i], x, out, g));
+        let parts = map_tasks(tasks.len(), |i| match self.form.compute {
+            Compute::F32 => self.backward_task(&tasks[i], x, out, g),
+            Compute::Bf16 => {
+                let of_queries = |rows| self.gathered_queries(&tasks[i], rows);
+                self.gathered(&tasks[i], x).group(self.form.heads).backward(&of_queries(out), &of_queries(g))
+            }
+        });
         let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
         for (task, [q, k, v]) in tasks.iter().zip(parts) {
             scatter(&q, self.group() * dim, &mut dq[self.query_offset(task, 0)..], query * dim);
@@ -189,7 +211,7 @@ impl Attention {
 
     /// `dV = P^T dO`, `dP = dO V^T`, `dS = P (dP - rowsum(dO O)) / sqrt(d)`, `dQ = dS K`, `dK = dS^T Q`.
     fn backward_task(&self, task: &Task, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
-        let Heads { query, key_value, dim } = self.heads;
+        let Heads { query, key_value, dim } = self.form.heads;
         let (q_stride, kv_stride, stride) = (query * dim, key_value * dim, self.group() * dim);
         let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
         let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
@@ -226,7 +248,7 @@ impl Attention {
         keys: usize,
         row: impl Fn(usize) -> (&'a [f32], &'a [f32]),
     ) {
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        let scale = 1.0 / (self.form.heads.dim as f32).sqrt();
         vectorized!({
             for (i, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
                 let (out, g) = row(i);
@@ -237,6 +259,37 @@ impl Attention {
             }
         });
     }
+}
+
+/// What [`narrow::Group`] borrows.
+struct Gathered {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Gathered {
+    fn group(&self, heads: Heads) -> narrow::Group<'_> {
+        narrow::Group { q: &self.q, k: &self.k, v: &self.v, heads }
+    }
+}
+
+impl Attention {
+    fn gathered(&self, task: &Task, x: Inputs) -> Gathered {
+        let Heads { key_value, dim, .. } = self.form.heads;
+        let of_keys = |rows: &[f32]| gather(&rows[self.key_offset(task)..], dim, key_value * dim, task.len);
+        Gathered { q: self.gathered_queries(task, x.q), k: of_keys(x.k), v: of_keys(x.v) }
+    }
+
+    fn gathered_queries(&self, task: &Task, rows: &[f32]) -> Vec<f32> {
+        let Heads { query, dim, .. } = self.form.heads;
+        gather(&rows[self.query_offset(task, 0)..], self.group() * dim, query * dim, task.len)
+    }
+}
+
+/// `count` rows of `width` out of rows `stride` apart: the reverse of [`scatter`].
+fn gather(from: &[f32], width: usize, stride: usize, count: usize) -> Vec<f32> {
+    from.chunks(stride).take(count).flat_map(|row| &row[..width]).copied().collect()
 }
 
 /// Copies rows of `width` into rows `stride` apart.
@@ -300,8 +353,22 @@ mod tests {
             let offsets: Arc<[usize]> = [0, 1, 71, 71, 200].into();
             let q = variable(&[200, query * dim], 1);
             let (k, v) = (variable(&[200, key_value * dim], 2), variable(&[200, key_value * dim], 3));
-            let fused = || attention(&q, &k, &v, heads, &offsets);
+            let form = Form { heads, compute: Compute::F32 };
+            let fused = || attention(&q, &k, &v, form, &offsets);
             assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, heads, &offsets), 2e-5);
+        }
+    }
+
+    /// bf16 has 8 bits: inputs, weights and their gradients are rounded by up to 1/512 of themselves.
+    #[test]
+    fn products_in_bf16_are_near_the_twin() {
+        for (query, key_value, dim) in [(1, 1, 8), (4, 2, 32), (7, 1, 16), (14, 2, 64)] {
+            let form = Form { heads: Heads { query, key_value, dim }, compute: Compute::Bf16 };
+            let offsets: Arc<[usize]> = [0, 1, 71, 71, 401].into();
+            let q = variable(&[401, query * dim], 1);
+            let (k, v) = (variable(&[401, key_value * dim], 2), variable(&[401, key_value * dim], 3));
+            let fused = || attention(&q, &k, &v, form, &offsets);
+            assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, form.heads, &offsets), 8e-3);
         }
     }
 
@@ -309,6 +376,7 @@ mod tests {
     fn wrong_offsets_are_an_error() {
         let heads = Heads { query: 1, key_value: 1, dim: 4 };
         let x = variable(&[3, 4], 1);
-        assert!(attention(&x, &x, &x, heads, &[0, 2].into()).is_err());
+        let form = Form { heads, compute: Compute::F32 };
+        assert!(attention(&x, &x, &x, form, &[0, 2].into()).is_err());
     }
 }

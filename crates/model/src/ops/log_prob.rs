@@ -101,10 +101,7 @@ pub fn backward_into(
 ) -> Result<Vec<f32>> {
     check(hidden, w, scored)?;
     let scores = Tensor::cat(&[&scores.log_probs, &scores.entropy], 0)?;
-    if scores.dims() != [2 * scored.rows.len()]
-        || g.dims() != [2, scored.rows.len()]
-        || dw.as_ref().is_some_and(|dw| dw.len() != w.elem_count())
-    {
+    if scores.dims() != [2 * scored.rows.len()] || g.dims() != [2, scored.rows.len()] || dw.as_ref().is_some_and(|dw| dw.len() != w.elem_count()) {
         bail!("log_prob: gradients {:?} of {} tokens, or of another head", g.dims(), scored.rows.len());
     }
     let width = hidden.dim(1)?;

@@ -2,6 +2,7 @@
 
 use super::{Case, Function, Input, Tolerance};
 use crate::kernels::packed::Compute;
+use crate::ops::attention::Form;
 use crate::ops::log_prob::Scored;
 use crate::ops::{self, Heads, RopeTable};
 use candle_core::{DType, Result, Tensor};
@@ -122,6 +123,7 @@ fn attention((ratio, key_value, dim): (usize, usize, usize), lengths: &[usize], 
     let offsets: Arc<[usize]> = std::iter::once(0).chain(ends).collect();
     let tokens: usize = lengths.iter().sum();
     let others = offsets.clone();
+    let form = Form { heads, compute: Compute::F32 };
     let keys = [tokens, key_value * dim];
     // Larger queries make some weights large: a flat softmax would hide a wrong one.
     let q = Input { scale: 4.0, ..Input::activation("q", &[tokens, heads.query * dim]) };
@@ -129,7 +131,7 @@ fn attention((ratio, key_value, dim): (usize, usize, usize), lengths: &[usize], 
         op: "attention",
         shape: views_in(format!("{lengths:?} tokens, {}/{key_value} heads of {dim}", heads.query), views),
         inputs: vec![q, Input::activation("k", &keys), Input::activation("v", &keys)],
-        fused: Box::new(move |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], heads, &offsets)),
+        fused: Box::new(move |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], form, &offsets)),
         composed: Box::new(move |x: &[Tensor]| ops::attention::composed(&x[0], &x[1], &x[2], heads, &others)),
         tolerance: SUMMED,
         views,
