@@ -13,10 +13,10 @@ const ELEMENTWISE: Tolerance = Tolerance { f32: 1e-5, bf16: 1.0 / 128.0 };
 /// Sums over rows or over what is rounded already.
 const SUMMED: Tolerance = Tolerance { f32: 2e-5, bf16: 1.0 / 64.0 };
 
-/// Query heads for each key-value head, key-value heads, and the width of a head: one of each, Qwen2's and Qwen3's ratios,
-/// every width.
-const HEADS: [(usize, usize, usize); 8] =
-    [(1, 1, 16), (2, 2, 16), (2, 1, 64), (6, 2, 64), (7, 1, 64), (1, 3, 128), (6, 1, 128), (7, 2, 16)];
+/// Query heads for each key-value head, key-value heads, and the width of a head: one of each, the ratios and widths
+/// of the embedded policy, Qwen2 and Qwen3.
+const HEADS: [(usize, usize, usize); 9] =
+    [(1, 1, 16), (2, 2, 16), (2, 2, 32), (2, 1, 64), (6, 2, 64), (7, 1, 64), (1, 3, 128), (6, 1, 128), (7, 2, 16)];
 
 /// Every operation at every size.
 pub fn cases() -> Vec<Case> {
