@@ -1,32 +1,8 @@
 //! AdamW's update of some numbers, their moments kept in f32 or in bf16 (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
 use super::vectorized;
+use crate::ops::adamw::Factors;
 use half::bf16;
-
-/// The factors of one update of one variable.
-#[derive(Clone, Copy, Debug)]
-pub struct Factors {
-    /// The gradient is multiplied with it: clipping.
-    pub grad_scale: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// `1 - beta1`.
-    pub one_minus_beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// `1 - beta2`.
-    pub one_minus_beta2: f32,
-    /// `lr / (1 - beta1^t)`.
-    pub step_size: f32,
-    /// `1 / sqrt(1 - beta2^t)`.
-    pub second_scale: f32,
-    /// Added to the root of the second moment.
-    pub epsilon: f32,
-    /// `1 - lr weight_decay`.
-    pub keep: f32,
-    /// Of this update of this variable, for [`chance`].
-    pub update: u32,
-}
 
 /// Numbers of one variable, from place `first_place` on, with their moments.
 pub struct Numbers<'a, A, B> {
@@ -43,15 +19,18 @@ pub struct Numbers<'a, A, B> {
 }
 
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, `p = p keep - step_size m / (sqrt(v) second_scale + epsilon)`.
-pub fn update<A: Kept, B: Kept>(numbers: Numbers<A, B>, f: Factors) {
+/// `update` is the number of this update of this variable, for [`chance`].
+pub fn update<A: Kept, B: Kept>(numbers: Numbers<A, B>, f: &Factors, update: u32) {
     let Numbers { values, first, second, gradient, first_place } = numbers;
     vectorized!({
         let moments = first.iter_mut().zip(second.iter_mut());
-        for (((value, (first, second)), gradient), place) in values.iter_mut().zip(moments).zip(gradient).zip(first_place..) {
+        for (((value, (first, second)), gradient), place) in
+            values.iter_mut().zip(moments).zip(gradient).zip(first_place..)
+        {
             let gradient = gradient * f.grad_scale;
             let m = first.load() * f.beta1 + gradient * f.one_minus_beta1;
             let v = second.load() * f.beta2 + gradient * gradient * f.one_minus_beta2;
-            let chance = chance(f.update, place);
+            let chance = chance(update, place);
             *first = A::store(m, chance);
             *second = B::store(v, chance >> 16);
             let divisor = v.sqrt() * f.second_scale + f.epsilon;

@@ -27,10 +27,7 @@ impl Columns {
         // SAFETY: as in [`Self::store`].
         unsafe {
             let at = self.at.wrapping_add(row * self.stride);
-            [
-                _mm512_maskz_loadu_ps(mask as u16, at),
-                _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16)),
-            ]
+            [_mm512_maskz_loadu_ps(mask as u16, at), _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16))]
         }
     }
 

@@ -199,7 +199,8 @@ impl Packed {
     fn share(&self, product: &Product, m: usize) {
         let panels = self.out.div_ceil(PANEL);
         let blocks = if self.compute() == Compute::Bf16 { m.div_ceil(ROWS) } else { 1 };
-        let tasks = if super::may_fork() && m * self.k * self.out >= SHARED { 16 * rayon::current_num_threads() } else { 1 };
+        let tasks =
+            if super::may_fork() && m * self.k * self.out >= SHARED { 16 * rayon::current_num_threads() } else { 1 };
         let share = panels.div_ceil(tasks.div_ceil(blocks));
         let shares = panels.div_ceil(share);
         let run = |task: usize| {

@@ -17,11 +17,7 @@ pub(super) fn rows_of<'a, T>(parts: &[&'a [T]], k: usize) -> Vec<&'a [T]> {
 }
 
 /// Panels of rows, each of which `convert` makes `depth` words.
-pub(super) fn words<T: Sync, W: Word>(
-    rows: &[&[T]],
-    depth: usize,
-    convert: impl Fn(&[T], &mut [W]) + Sync,
-) -> Vec<W> {
+pub(super) fn words<T: Sync, W: Word>(rows: &[&[T]], depth: usize, convert: impl Fn(&[T], &mut [W]) + Sync) -> Vec<W> {
     let size = depth * PANEL;
     let mut panels = vec![W::default(); rows.len().div_ceil(PANEL) * size];
     for_each_chunk(&mut panels, size, |p, panel| {

@@ -5,12 +5,19 @@
 
 mod narrow;
 
-use super::{elements, fused, output, with_elements};
-use crate::kernels::packed::Compute;
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::packed::Compute;
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
+
+/// The widest head that the kernels of GPUs take.
+const WIDEST_ON_A_GPU: usize = 256;
 
 /// Queries whose scores are held at a time.
 const QUERY_BLOCK: usize = 64;
@@ -29,7 +36,7 @@ pub struct Heads {
 /// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
 /// -> `[tokens, query * dim]`. `form.compute` is for f32 activations on the CPU; elsewhere it is as in [`composed`] in f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[usize]>) -> Result<Tensor> {
-    let Form { heads, .. } = form;
+    let Form { heads, compute } = form;
     let tokens = q.dim(0)?;
     if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
         bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
@@ -38,12 +45,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) {
-        let op = Attention { form, offsets: offsets.clone() };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
-    } else {
-        composed(q, k, v, heads, offsets)
+    if fused(q) && (q.device().is_cpu() || heads.dim <= WIDEST_ON_A_GPU) {
+        let op = Attention {
+            heads,
+            compute,
+            offsets: offsets.clone(),
+            #[cfg(feature = "cuda")]
+            log_sums: OnceLock::new(),
+        };
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
+    fallbacks::note("attention");
+    composed(q, k, v, heads, offsets)
 }
 
 /// The heads of an attention layer, and what its products are computed in.
@@ -81,8 +94,12 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 }
 
 struct Attention {
-    form: Form,
+    heads: Heads,
+    compute: Compute,
     offsets: Arc<[usize]>,
+    /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
+    #[cfg(feature = "cuda")]
+    log_sums: OnceLock<Tensor>,
 }
 
 /// The inputs as slices.
@@ -123,30 +140,30 @@ impl Attention {
         spans
             .flat_map(|w| {
                 let (start, len) = (w[0], w[1] - w[0]);
-                (0..self.form.heads.key_value).map(move |kv_head| Task { start, len, kv_head })
+                (0..self.heads.key_value).map(move |kv_head| Task { start, len, kv_head })
             })
             .collect()
     }
 
     fn group(&self) -> usize {
-        self.form.heads.query / self.form.heads.key_value
+        self.heads.query / self.heads.key_value
     }
 
     /// Where the rows of a task's `head`-th query head start in `[tokens, query * dim]`.
     fn query_offset(&self, task: &Task, head: usize) -> usize {
-        task.start * self.form.heads.query * self.form.heads.dim + (task.kv_head * self.group() + head) * self.form.heads.dim
+        task.start * self.heads.query * self.heads.dim + (task.kv_head * self.group() + head) * self.heads.dim
     }
 
     /// Where the rows of a task's key (or value) head start in `[tokens, key_value * dim]`.
     fn key_offset(&self, task: &Task) -> usize {
-        task.start * self.form.heads.key_value * self.form.heads.dim + task.kv_head * self.form.heads.dim
+        task.start * self.heads.key_value * self.heads.dim + task.kv_head * self.heads.dim
     }
 
     /// Softmax weights `[rows, keys]` of a block into `p`, rows that sum to one.
     fn weights(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
-        let dims = Dims { m: block.rows, n: block.keys, k: self.form.heads.dim };
+        let dims = Dims { m: block.rows, n: block.keys, k: self.heads.dim };
         gemm(p, block.keys, q, k.t(), dims, Write::Set);
-        let scale = 1.0 / (self.form.heads.dim as f32).sqrt();
+        let scale = 1.0 / (self.heads.dim as f32).sqrt();
         vectorized!({
             for (row, p) in p.chunks_exact_mut(block.keys).enumerate() {
                 let (seen, hidden) = p.split_at_mut(block.first + row + 1);
@@ -158,13 +175,13 @@ impl Attention {
     }
 
     fn forward(&self, x: Inputs) -> Vec<f32> {
-        let Heads { query, key_value, dim } = self.form.heads;
+        let Heads { query, key_value, dim } = self.heads;
         let (q_stride, kv_stride) = (query * dim, key_value * dim);
         let tasks = self.tasks();
         let parts = map_tasks(tasks.len(), |i| {
             let task = &tasks[i];
-            if self.form.compute == Compute::Bf16 {
-                return self.gathered(task, x).group(self.form.heads).forward();
+            if self.compute == Compute::Bf16 {
+                return self.gathered(task, x).group(self.heads).forward();
             }
             let stride = self.group() * dim;
             let mut out = vec![0.0; task.len * stride];
@@ -191,13 +208,13 @@ impl Attention {
     }
 
     fn backward(&self, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
-        let Heads { query, key_value, dim } = self.form.heads;
+        let Heads { query, key_value, dim } = self.heads;
         let tasks = self.tasks();
-        let parts = map_tasks(tasks.len(), |i| match self.form.compute {
+        let parts = map_tasks(tasks.len(), |i| match self.compute {
             Compute::F32 => self.backward_task(&tasks[i], x, out, g),
             Compute::Bf16 => {
                 let of_queries = |rows| self.gathered_queries(&tasks[i], rows);
-                self.gathered(&tasks[i], x).group(self.form.heads).backward(&of_queries(out), &of_queries(g))
+                self.gathered(&tasks[i], x).group(self.heads).backward(&of_queries(out), &of_queries(g))
             }
         });
         let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
@@ -211,7 +228,7 @@ impl Attention {
 
     /// `dV = P^T dO`, `dP = dO V^T`, `dS = P (dP - rowsum(dO O)) / sqrt(d)`, `dQ = dS K`, `dK = dS^T Q`.
     fn backward_task(&self, task: &Task, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
-        let Heads { query, key_value, dim } = self.form.heads;
+        let Heads { query, key_value, dim } = self.heads;
         let (q_stride, kv_stride, stride) = (query * dim, key_value * dim, self.group() * dim);
         let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
         let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
@@ -248,7 +265,7 @@ impl Attention {
         keys: usize,
         row: impl Fn(usize) -> (&'a [f32], &'a [f32]),
     ) {
-        let scale = 1.0 / (self.form.heads.dim as f32).sqrt();
+        let scale = 1.0 / (self.heads.dim as f32).sqrt();
         vectorized!({
             for (i, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
                 let (out, g) = row(i);
@@ -276,13 +293,13 @@ impl Gathered {
 
 impl Attention {
     fn gathered(&self, task: &Task, x: Inputs) -> Gathered {
-        let Heads { key_value, dim, .. } = self.form.heads;
+        let Heads { key_value, dim, .. } = self.heads;
         let of_keys = |rows: &[f32]| gather(&rows[self.key_offset(task)..], dim, key_value * dim, task.len);
         Gathered { q: self.gathered_queries(task, x.q), k: of_keys(x.k), v: of_keys(x.v) }
     }
 
     fn gathered_queries(&self, task: &Task, rows: &[f32]) -> Vec<f32> {
-        let Heads { query, dim, .. } = self.form.heads;
+        let Heads { query, dim, .. } = self.heads;
         gather(&rows[self.query_offset(task, 0)..], self.group() * dim, query * dim, task.len)
     }
 }
@@ -318,6 +335,28 @@ impl CustomOp3 for Attention {
         Ok(output(self.forward(x), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{attention, device};
+        let gpu = device::Gpu::new(&q.device);
+        let (q, k, v) = (device::view(q, lq)?, device::view(k, lk)?, device::view(v, lv)?);
+        let spans = attention::Spans::of(&self.offsets);
+        let attention = attention::Attention { machine: &gpu, q, k, v, heads: self.heads, spans: &spans };
+        let (out, log_sums) = attention.forward()?;
+        let (tokens, _) = lq.shape().dims2()?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(device::tensor(log_sums, (tokens, self.heads.query)));
+        Ok((out, lq.shape().clone()))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -326,6 +365,19 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            use super::cuda::{attention, device};
+            let Some(log_sums) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
+            let spans = attention::Spans::of(&self.offsets);
+            let gradients = device::with([q, k, v, out, log_sums, g], |gpu, [q, k, v, out, log_sums, g]| {
+                let attention = attention::Attention { machine: gpu, q, k, v, heads: self.heads, spans: &spans };
+                attention.backward(out, log_sums, g)
+            })?;
+            let [dq, dk, dv] = gradients;
+            let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
+            return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+        }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {
             with_elements(k, name, |k| {

@@ -5,6 +5,7 @@ use super::{CHUNK, Factors};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 use half::{bf16, f16};
 use model::kernels::adamw::{self, Kept, Numbers};
+use model::ops::adamw::Factors as Narrow;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -13,7 +14,14 @@ pub(super) struct Update<'a> {
     /// In a cell because candle hands an operation to its storage by shared reference.
     state: RefCell<Slices<'a>>,
     gradient: &'a [f32],
-    factors: adamw::Factors,
+    step: Step,
+}
+
+/// The factors of an update of a variable, and its number.
+#[derive(Clone, Copy)]
+struct Step {
+    factors: Narrow,
+    update: u32,
 }
 
 struct Slices<'a> {
@@ -29,22 +37,8 @@ impl<'a> Update<'a> {
         gradient: &'a [f32],
         f: Factors,
     ) -> Self {
-        Self {
-            state: RefCell::new(Slices { first, second, master }),
-            gradient,
-            factors: adamw::Factors {
-                grad_scale: f.grad_scale as f32,
-                beta1: f.beta1 as f32,
-                one_minus_beta1: (1.0 - f.beta1) as f32,
-                beta2: f.beta2 as f32,
-                one_minus_beta2: (1.0 - f.beta2) as f32,
-                step_size: f.step_size as f32,
-                second_scale: f.second_scale as f32,
-                epsilon: f.epsilon as f32,
-                keep: f.keep as f32,
-                update: f.update,
-            },
-        }
+        let step = Step { factors: f.narrow(), update: f.update };
+        Self { state: RefCell::new(Slices { first, second, master }), gradient, step }
     }
 }
 
@@ -60,14 +54,14 @@ impl InplaceOp1 for Update<'_> {
         match (storage, master) {
             (CpuStorage::F32(values), None) => {
                 let values = &mut values[start..end];
-                update(values, first, second, self.gradient, self.factors);
+                update(values, first, second, self.gradient, self.step);
             }
             (CpuStorage::BF16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.factors);
+                update(master, first, second, self.gradient, self.step);
                 narrow(&mut values[start..end], master, bf16::from_f32);
             }
             (CpuStorage::F16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.factors);
+                update(master, first, second, self.gradient, self.step);
                 narrow(&mut values[start..end], master, f16::from_f32);
             }
             _ => bail!("adamw: the variable's type has changed"),
@@ -76,7 +70,7 @@ impl InplaceOp1 for Update<'_> {
     }
 }
 
-fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: adamw::Factors) {
+fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: Step) {
     match (first, second) {
         (Moment::F32(first), Moment::F32(second)) => each(values, first, second, gradient, f),
         (Moment::Bf16(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
@@ -87,7 +81,7 @@ fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient:
 }
 
 /// Values are independent, so the split over threads doesn't change them.
-fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: adamw::Factors) {
+fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: Step) {
     values
         .par_chunks_mut(CHUNK)
         .zip(first.par_chunks_mut(CHUNK))
@@ -95,7 +89,8 @@ fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B],
         .zip(gradient.par_chunks(CHUNK))
         .enumerate()
         .for_each(|(i, (((values, first), second), gradient))| {
-            adamw::update(Numbers { values, first, second, gradient, first_place: (i * CHUNK) as u32 }, f);
+            let numbers = Numbers { values, first, second, gradient, first_place: (i * CHUNK) as u32 };
+            adamw::update(numbers, &f.factors, f.update);
         });
 }
 
