@@ -93,6 +93,13 @@ pub(super) struct Opened {
     pub body: BodyReader<'static>,
 }
 
+/// The system's own TLS with the certificates that it trusts.
+#[cfg(target_os = "macos")]
+fn system_tls() -> ureq::tls::TlsConfig {
+    use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+    TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier).build()
+}
+
 /// A connection pool with the Hub's manners.
 pub(super) struct Client<'a> {
     hub: &'a Hub,
@@ -112,6 +119,8 @@ impl<'a> Client<'a> {
             .timeout_recv_response(Some(wait.answer))
             .timeout_per_read(Some(wait.silence))
             .user_agent(concat!("bellows/", env!("CARGO_PKG_VERSION")));
+        #[cfg(target_os = "macos")]
+        let config = config.tls_config(system_tls());
         Self { hub, agent: config.build().into() }
     }
 
