@@ -7,6 +7,8 @@
 pub mod attention;
 pub mod linear;
 pub mod log_prob;
+#[cfg(any(test, feature = "metal"))]
+pub mod metal;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod streamed_head;

@@ -161,6 +161,8 @@ pub enum Argument<'a, M> {
     U32(u32),
     /// A `constant float&`.
     F32(f32),
+    /// A `constant` struct of 32-bit members.
+    Words(&'a [u32]),
 }
 
 /// One kernel over a grid.
