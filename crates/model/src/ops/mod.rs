@@ -5,6 +5,8 @@
 //! differentiate on every device. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
 
 pub mod attention;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod cuda;
 pub mod linear;
 pub mod log_prob;
 #[cfg(any(test, feature = "metal"))]

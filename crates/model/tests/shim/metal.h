@@ -1,13 +1,12 @@
 // Enough of Metal's language for the kernels of this crate to be compiled as C++ and run on a CPU.
 //
-// The threads of a threadgroup are fibers of one thread: each runs until it meets a barrier or a SIMD-group function, then
-// the next one does. A barrier that not all threads reach ends the program. Threadgroup memory starts as NaN. Matrices of a
-// SIMD-group are held by its first lane, so that a value stored by it and read without a barrier is an old one.
+// The threads of a threadgroup are fibers, which meet at barriers and in SIMD-group functions. Threadgroup memory starts as
+// NaN. Matrices of a SIMD-group are held by its first lane, so that what it stores is not there for others before a barrier.
 //
 // The test that builds this rewrites three things of Metal that are not C++: attributes, declarations of threadgroup
 // memory, and the entry point of each kernel.
 
-#include <ucontext.h>
+#include "fibers.hpp"
 
 #include <cfloat>
 #include <climits>
@@ -60,144 +59,58 @@ struct bfloat {
 
 namespace shim {
 
-const uint WIDTH = 32;
+const uint WIDTH = fibers::WARP_SIZE;
 
-struct Barrier {
-    uint size = 0, arrived = 0, generation = 0;
-};
-
-struct Lanes {
-    Barrier barrier;
-    uint64_t slots[2][WIDTH];
-};
-
-struct Fiber {
-    ucontext_t context;
-    std::vector<char> stack;
-    bool done = false;
-    uint turn = 0;
-};
-
-struct Group {
-    std::vector<Fiber> fibers;
-    std::vector<Lanes> simds;
-    Barrier barrier;
-    std::vector<void*> poisoned;
-    ucontext_t main;
-    uint current = 0, live = 0, idle = 0;
-    uint3 position;
+struct Run {
     void (*body)(void** buffers);
     void** buffers;
+    uint3 position;
+    // Threadgroup memory that this group has declared.
+    std::vector<void*> declared;
 };
 
-static Group group;
+inline Run now;
 
-[[noreturn]] static void fail(const char* message) {
-    fprintf(stderr, "metal shim: %s\n", message);
-    abort();
-}
+inline uint index() { return fibers::block.current->index; }
+inline uint lane() { return index() % WIDTH; }
 
-// Runs the next fiber that is not done; its own caller when there is none.
-static void leave() {
-    const uint from = group.current, count = uint(group.fibers.size());
-    if (group.live == 0) {
-        setcontext(&group.main);
-    }
-    if (++group.idle > 4 * count + 8) {
-        fail("a barrier or SIMD-group function that not all threads reach");
-    }
-    uint next = from;
-    do {
-        next = (next + 1) % count;
-    } while (group.fibers[next].done);
-    if (next == from) {
-        return;
-    }
-    group.current = next;
-    swapcontext(&group.fibers[from].context, &group.fibers[next].context);
-}
+inline void enter(void*) { now.body(now.buffers); }
 
-static void meet(Barrier& barrier) {
-    const uint generation = barrier.generation;
-    if (++barrier.arrived == barrier.size) {
-        barrier.arrived = 0;
-        ++barrier.generation;
-        group.idle = 0;
-    }
-    while (barrier.generation == generation) {
-        leave();
-    }
-}
-
-static void run_fiber() {
-    group.body(group.buffers);
-    group.fibers[group.current].done = true;
-    group.idle = 0;
-    --group.live;
-    leave();
-}
-
-static void run(void (*body)(void**), void** buffers, const uint* groups, uint threads) {
-    if (threads == 0 || threads % WIDTH != 0 || threads > 1024) {
-        fail("a threadgroup has 32 to 1024 threads, whole SIMD-groups of them");
-    }
-    group.body = body;
-    group.buffers = buffers;
-    group.fibers.resize(threads);
-    for (uint z = 0; z < groups[2]; ++z) {
-        for (uint y = 0; y < groups[1]; ++y) {
-            for (uint x = 0; x < groups[0]; ++x) {
-                group.position = uint3{x, y, z};
-                group.simds.assign(threads / WIDTH, Lanes());
-                for (Lanes& lanes : group.simds) {
-                    lanes.barrier.size = WIDTH;
-                }
-                group.barrier = Barrier();
-                group.barrier.size = threads;
-                group.poisoned.clear();
-                group.live = threads;
-                group.idle = 0;
-                for (Fiber& fiber : group.fibers) {
-                    fiber.done = false;
-                    fiber.turn = 0;
-                    fiber.stack.resize(64 << 10);
-                    getcontext(&fiber.context);
-                    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-                    fiber.context.uc_stack.ss_size = fiber.stack.size();
-                    fiber.context.uc_link = nullptr;
-                    makecontext(&fiber.context, run_fiber, 0);
-                }
-                group.current = 0;
-                swapcontext(&group.main, &group.fibers[0].context);
-            }
+// Runs a kernel over a grid. False where some threads of a group wait for others that never come.
+inline bool run(void (*body)(void**), void** buffers, const uint* groups, uint threads, bool backwards) {
+    now.body = body;
+    now.buffers = buffers;
+    for (uint i = 0; i < groups[0] * groups[1] * groups[2]; ++i) {
+        now.position = uint3{i % groups[0], i / groups[0] % groups[1], i / groups[0] / groups[1]};
+        now.declared.clear();
+        if (!fibers::run(threads, backwards, enter, nullptr)) {
+            return false;
         }
     }
+    return true;
 }
 
 // NaN into threadgroup memory, once a group.
-static void poison(void* memory, size_t bytes) {
-    for (void* seen : group.poisoned) {
+inline void poison(void* memory, size_t bytes) {
+    for (void* seen : now.declared) {
         if (seen == memory) {
             return;
         }
     }
-    group.poisoned.push_back(memory);
+    now.declared.push_back(memory);
     memset(memory, 0xff, bytes);
 }
 
 template <typename T, typename F>
-static T exchange(T value, F pick) {
-    Lanes& lanes = group.simds[group.current / WIDTH];
-    uint64_t* slots = lanes.slots[group.fibers[group.current].turn++ & 1];
+T exchange(T value, F pick) {
     uint64_t raw = 0;
     memcpy(&raw, &value, sizeof(T));
-    slots[group.current % WIDTH] = raw;
-    meet(lanes.barrier);
+    const uint64_t* shown = fibers::show(raw);
     T all[WIDTH];
     for (uint i = 0; i < WIDTH; ++i) {
-        memcpy(&all[i], &slots[i], sizeof(T));
+        memcpy(&all[i], &shown[i], sizeof(T));
     }
-    return pick(all, group.current % WIDTH);
+    return pick(all, lane());
 }
 
 }  // namespace shim
@@ -206,8 +119,8 @@ namespace metal {
 
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 
-static inline void threadgroup_barrier(mem_flags) { shim::meet(shim::group.barrier); }
-static inline void simdgroup_barrier(mem_flags) { shim::meet(shim::group.simds[shim::group.current / shim::WIDTH].barrier); }
+static inline void threadgroup_barrier(mem_flags) { fibers::wait_block(); }
+static inline void simdgroup_barrier(mem_flags) { fibers::wait_warp(); }
 
 // By halves, as the hardware may do it.
 template <typename T>
@@ -301,7 +214,7 @@ struct simdgroup_float8x8 {
     }
 };
 
-static inline bool first_lane() { return shim::group.current % shim::WIDTH == 0; }
+static inline bool first_lane() { return shim::lane() == 0; }
 
 static inline void simdgroup_load(
     simdgroup_float8x8& to, const float* from, ulong stride = 8, ulong2 origin = ulong2(0, 0), bool transposed = false
@@ -360,8 +273,8 @@ static inline void simdgroup_multiply(simdgroup_float8x8& d, const simdgroup_flo
 }  // namespace metal
 
 // What a kernel's attributes stand for.
-#define SHIM_threadgroup_position_in_grid shim::group.position
-#define SHIM_thread_index_in_threadgroup shim::group.current
-#define SHIM_thread_index_in_simdgroup (shim::group.current % shim::WIDTH)
-#define SHIM_simdgroup_index_in_threadgroup (shim::group.current / shim::WIDTH)
-#define SHIM_simdgroups_per_threadgroup uint(shim::group.simds.size())
+#define SHIM_threadgroup_position_in_grid shim::now.position
+#define SHIM_thread_index_in_threadgroup shim::index()
+#define SHIM_thread_index_in_simdgroup shim::lane()
+#define SHIM_simdgroup_index_in_threadgroup (shim::index() / shim::WIDTH)
+#define SHIM_simdgroups_per_threadgroup uint(fibers::block.warps.size())

@@ -1,8 +1,9 @@
 //! The kernels on the CPU, for tests: the same sources compiled as C++ (`tests/shim/metal.h`), the same launches.
 //!
-//! Needs a C++ compiler (`CXX`, or `c++`). Where there is none, tests say so and pass, unless `BELLOWS_NEEDS_CXX` is set.
+//! Each launch happens twice, with the threads of a group in the one order and in the other; the results have to have equal
+//! bits. Where there is no C++ compiler, tests say so and pass, unless `BELLOWS_NEEDS_CXX` is set.
 
-use super::gpu::{Argument, Gpu, Launch, Library};
+use super::gpu::{Argument, Gpu, LANES, Launch, Library};
 use candle_core::Result;
 use half::bf16;
 use std::cell::UnsafeCell;
@@ -48,17 +49,19 @@ impl HostMemory {
         unsafe { (*self.words.get()).as_mut_ptr().add(GUARD).cast() }
     }
 
-    fn content(&self) -> &[u32] {
+    /// With the guards.
+    fn words(&self) -> &[u32] {
         // SAFETY: no kernel runs while a test looks at results.
-        let words = unsafe { &*self.words.get() };
-        &words[GUARD..words.len() - GUARD]
+        unsafe { &*self.words.get() }
     }
 
-    fn check(&self, name: &str) {
-        // SAFETY: called after the kernel.
-        let words = unsafe { &*self.words.get() };
-        let guards = words[..GUARD].iter().chain(&words[words.len() - GUARD..]);
-        assert!(guards.into_iter().all(|&w| w == UNWRITTEN), "{name} writes beyond its memory");
+    fn restore(&self, words: &[u32]) {
+        // SAFETY: as above, and nobody holds a reference to them.
+        unsafe { (*self.words.get()).copy_from_slice(words) };
+    }
+
+    fn content(&self) -> &[u32] {
+        &self.words()[GUARD..self.words().len() - GUARD]
     }
 
     /// The first `n` numbers.
@@ -131,7 +134,8 @@ impl Gpu for Host {
     }
 
     fn launch(&self, launch: Launch<HostMemory>) -> Result<()> {
-        type Run = unsafe extern "C" fn(*mut *mut u8, *const u32, u32);
+        type Run = unsafe extern "C" fn(*mut *mut u8, *const u32, u32, bool) -> bool;
+        assert!(launch.threads.is_multiple_of(LANES) && (LANES..=1024).contains(&launch.threads));
         let number = |argument: &Argument<HostMemory>| match argument {
             Argument::U32(n) => *n,
             Argument::F32(x) => x.to_bits(),
@@ -148,15 +152,30 @@ impl Gpu for Host {
         let groups = launch.groups.map(|n| n as u32);
         let mut compiled = COMPILED.lock().unwrap();
         let library = compiled.entry(launch.library).or_insert_with(|| self.compile(&launch.library));
-        // SAFETY: the shim defines this for every kernel; as many pointers as it has arguments.
-        unsafe {
-            let run: libloading::Symbol<Run> = library.get(format!("run_{}", launch.function).as_bytes()).unwrap();
-            run(pointers.as_mut_ptr(), groups.as_ptr(), launch.threads as u32);
-        }
-        for argument in &launch.arguments {
-            if let Argument::Read(view) | Argument::Write(view) = argument {
-                view.memory.check(launch.function);
-            }
+        let written = launch.arguments.iter().filter_map(|argument| match argument {
+            Argument::Write(view) => Some(view.memory),
+            _ => None,
+        });
+        let written: Vec<&HostMemory> = written.collect();
+        let before: Vec<Vec<u32>> = written.iter().map(|memory| memory.words().to_vec()).collect();
+        let mut run = |backwards| {
+            let name = format!("run_{}", launch.function);
+            // SAFETY: the shim defines this for every kernel; there are as many pointers as it has arguments.
+            let met = unsafe {
+                let run: libloading::Symbol<Run> = library.get(name.as_bytes()).unwrap();
+                run(pointers.as_mut_ptr(), groups.as_ptr(), launch.threads as u32, backwards)
+            };
+            assert!(met, "{}: a barrier or SIMD-group function that not all threads reach", launch.function);
+        };
+        run(false);
+        let after: Vec<Vec<u32>> = written.iter().map(|memory| memory.words().to_vec()).collect();
+        written.iter().zip(&before).for_each(|(memory, before)| memory.restore(before));
+        run(true);
+        for (memory, after) in written.iter().zip(&after) {
+            let name = launch.function;
+            assert!(memory.words() == after, "{name}: the result depends on the order of the threads");
+            let guards = after[..GUARD].iter().chain(&after[after.len() - GUARD..]);
+            assert!(guards.into_iter().all(|&w| w == UNWRITTEN), "{name} writes beyond its memory");
         }
         Ok(())
     }
@@ -204,7 +223,7 @@ fn entry(kernel: &str) -> String {
     let arguments = arguments.join(", ");
     format!(
         "static void body_{name}(void** buffers) {{ (void)buffers; {name}({arguments}); }}\n\
-         extern \"C\" void run_{name}(void** buffers, const uint* groups, uint threads) {{\n\
-         \x20   shim::run(body_{name}, buffers, groups, threads);\n}}\n"
+         extern \"C\" bool run_{name}(void** buffers, const uint* groups, uint threads, bool backwards) {{\n\
+         \x20   return shim::run(body_{name}, buffers, groups, threads, backwards);\n}}\n"
     )
 }
