@@ -3,7 +3,7 @@
 //! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, fused_on_device, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::{map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
@@ -34,12 +34,27 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) {
-        let op = Attention { heads, offsets: offsets.clone() };
+    if fused(q) || fused_on_device(q) && device_fits(heads) {
+        let op = Attention {
+            heads,
+            offsets: offsets.clone(),
+            #[cfg(feature = "metal")]
+            lse: std::sync::OnceLock::new(),
+        };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         composed(q, k, v, heads, offsets)
     }
+}
+
+/// Whether there are device kernels for heads of this shape.
+fn device_fits(heads: Heads) -> bool {
+    #[cfg(feature = "metal")]
+    if super::metal::attention::fits(heads) {
+        return true;
+    }
+    let _ = heads;
+    false
 }
 
 /// The same of plain tensor ops, on any device.
@@ -70,6 +85,9 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 struct Attention {
     heads: Heads,
     offsets: Arc<[usize]>,
+    /// What the forward pass on a device leaves for the backward.
+    #[cfg(feature = "metal")]
+    lse: std::sync::OnceLock<Tensor>,
 }
 
 /// The inputs as slices.
@@ -265,6 +283,23 @@ impl CustomOp3 for Attention {
         Ok(output(self.forward(x), lq.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        q: &candle_core::MetalStorage,
+        lq: &Layout,
+        k: &candle_core::MetalStorage,
+        lk: &Layout,
+        v: &candle_core::MetalStorage,
+        lv: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let inputs = [(q, lq), (k, lk), (v, lv)];
+        let (out, shape, lse) = super::metal::tensors::forward::attention(inputs, self.heads, &self.offsets)?;
+        // The op is applied once.
+        let _ = self.lse.set(lse);
+        Ok((out, shape))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -273,6 +308,14 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if q.device().is_metal() {
+            let Some(lse) = self.lse.get() else { bail!("attention: a backward pass without its forward") };
+            let (heads, offsets) = (self.heads, &*self.offsets);
+            let op = super::metal::tensors::backward::Attention { inputs: [q, k, v], out, lse, heads, offsets };
+            let [dq, dk, dv] = op.gradients(g)?;
+            return Ok((Some(dq), Some(dk), Some(dv)));
+        }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {
             with_elements(k, name, |k| {

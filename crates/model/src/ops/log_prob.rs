@@ -3,7 +3,7 @@
 //! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
 //! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
 
-use super::{elements, fused, output, streamed_head, weights, with_elements, with_weights};
+use super::{elements, fused, fused_on_device, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
@@ -39,7 +39,7 @@ pub struct HeadScores {
 /// `hidden: [tokens, width]`, `w: [vocab, width]` -> the scores of `scored.rows`.
 pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScores> {
     check(hidden, w, scored)?;
-    let both = if fused(hidden) {
+    let both = if fused(hidden) || fused_on_device(hidden) {
         hidden.contiguous()?.apply_op2(w, LogProb { scored: scored.clone() })?
     } else {
         composed(hidden, w, scored)?
@@ -243,8 +243,24 @@ impl CustomOp2 for LogProb {
         Ok(output(scores, (2, self.scored.rows.len())))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        h: &candle_core::MetalStorage,
+        lh: &Layout,
+        w: &candle_core::MetalStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        super::metal::head::forward((h, lh), (w, lw), &self.scored)
+    }
+
     fn bwd(&self, hidden: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let trained = w.track_op();
+        #[cfg(feature = "metal")]
+        if hidden.device().is_metal() {
+            let (dx, dw) = super::metal::head::backward(hidden, w, &self.scored, g, trained)?;
+            return Ok((Some(dx), dw));
+        }
         let (dx, dw) = if shared_out(w) {
             let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
             (backward_into(hidden, w, &self.scored, g, dw.as_deref_mut())?, dw)

@@ -32,6 +32,16 @@ pub(crate) fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
+/// Whether kernels of the device of the activations `x` apply to them.
+pub(crate) fn fused_on_device(x: &Tensor) -> bool {
+    #[cfg(feature = "metal")]
+    if metal::tensors::fused(x) {
+        return true;
+    }
+    let _ = x;
+    false
+}
+
 /// The elements of a contiguous f32 CPU storage.
 pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {

@@ -1,12 +1,19 @@
 //! RMSNorm: `y = x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, fused_on_device, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
 /// `x: [tokens, hidden]`, `w: [hidden]` -> `[tokens, hidden]`, reduced in f32.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    if fused(x) { x.contiguous()?.apply_op2(w, RmsNorm { eps: eps as f32 }) } else { composed(x, w, eps) }
+    let op = RmsNorm { eps: eps as f32 };
+    if fused(x) {
+        x.contiguous()?.apply_op2(w, op)
+    } else if fused_on_device(x) {
+        x.contiguous()?.apply_op2(&w.to_dtype(x.dtype())?, op)
+    } else {
+        composed(x, w, eps)
+    }
 }
 
 /// The same of plain tensor ops, on any device.
@@ -41,7 +48,23 @@ impl CustomOp2 for RmsNorm {
         Ok(output(y, lx.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        lx: &Layout,
+        w: &candle_core::MetalStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        super::metal::tensors::forward::rms_norm((x, lx), (w, lw), self.eps)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            let (dx, dw) = super::metal::tensors::backward::rms_norm(x, w, g, self.eps)?;
+            return Ok((Some(dx), Some(dw)));
+        }
         let (dx, dw) = with_elements(x, "rms_norm", |x| {
             with_elements(w, "rms_norm", |w| with_elements(g, "rms_norm", |g| Ok(backward(x, w, g, self.eps))))
         })?;

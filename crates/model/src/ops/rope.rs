@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of Hugging Face's models:
 //! with `theta_i = base^(-2i/d)`, `(x_i, x_{i+d/2})` is rotated by `position * theta_i`.
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, fused_on_device, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, math, vectorized};
 use crate::scaling::Rope;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
@@ -54,7 +54,7 @@ impl RopeTable {
 /// `x: [tokens, heads * head_dim]`, one position a token -> the same shape, rotated.
 pub fn rope(x: &Tensor, table: &RopeTable, positions: &Arc<[u32]>) -> Result<Tensor> {
     check(x, table, positions)?;
-    if fused(x) {
+    if fused(x) || fused_on_device(x) {
         x.contiguous()?.apply_op1(Rotate { table: table.clone(), positions: positions.clone(), sign: 1.0 })
     } else {
         composed(x, table, positions)
@@ -132,7 +132,20 @@ impl CustomOp1 for Rotate {
         Ok(output(self.rotated(elements(x, layout, "rope")?, width), layout.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        super::metal::tensors::forward::rope((x, layout), &self.table, &self.positions, self.sign)
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            return super::metal::tensors::backward::rope(g, &self.table, &self.positions, -self.sign).map(Some);
+        }
         let back = Rotate { table: self.table.clone(), positions: self.positions.clone(), sign: -self.sign };
         let dx = with_elements(g, "rope", |g| Ok(back.rotated(g, x.dim(1)?)))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

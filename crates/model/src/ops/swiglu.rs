@@ -1,6 +1,6 @@
 //! SwiGLU's gate: `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)` (Shazeer 2020, arXiv 2002.05202).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fused, fused_on_device, output, with_elements};
 use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -9,7 +9,7 @@ const CHUNK: usize = 1 << 15;
 
 /// `gate, up: [tokens, intermediate]` -> `[tokens, intermediate]`.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) { gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu) } else { composed(gate, up) }
+    if fused(gate) || fused_on_device(gate) { gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu) } else { composed(gate, up) }
 }
 
 /// The same of plain tensor ops, on any device.
@@ -41,7 +41,23 @@ impl CustomOp2 for Swiglu {
         Ok(output(y, la.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        gate: &candle_core::MetalStorage,
+        lg: &Layout,
+        up: &candle_core::MetalStorage,
+        lu: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        super::metal::tensors::forward::swiglu((gate, lg), (up, lu))
+    }
+
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if gate.device().is_metal() {
+            let (dgate, dup) = super::metal::tensors::backward::swiglu(gate, up, g)?;
+            return Ok((Some(dgate), Some(dup)));
+        }
         let (dgate, dup) = with_elements(gate, "swiglu", |gate| {
             with_elements(up, "swiglu", |up| with_elements(g, "swiglu", |g| Ok(backward(gate, up, g))))
         })?;

@@ -26,6 +26,7 @@ typedef unsigned char uchar;
 #define constant const
 #define kernel static
 #define __HAVE_BFLOAT__ 1
+#define UNROLL
 
 struct uint3 {
     uint x, y, z;
@@ -188,6 +189,7 @@ static T max(T a, T b) {
     return a < b ? b : a;
 }
 
+using std::ceil;
 using std::exp;
 using std::fabs;
 using std::log;
@@ -204,15 +206,17 @@ static To as_type(From value) {
 // A matrix of a SIMD-group, held by its first lane.
 struct simdgroup_float8x8 {
     float at[8][8];
-    simdgroup_float8x8() = default;
-    explicit simdgroup_float8x8(float diagonal) {
-        for (uint i = 0; i < 8; ++i) {
-            for (uint j = 0; j < 8; ++j) {
-                at[i][j] = i == j ? diagonal : 0.0f;
-            }
-        }
-    }
 };
+
+template <typename T, int Columns, int Rows>
+static simdgroup_float8x8 make_filled_simdgroup_matrix(T value) {
+    static_assert(Columns == 8 && Rows == 8, "matrices are 8 x 8");
+    simdgroup_float8x8 filled;
+    for (uint i = 0; i < 64; ++i) {
+        filled.at[i / 8][i % 8] = value;
+    }
+    return filled;
+}
 
 static inline bool first_lane() { return shim::lane() == 0; }
 
@@ -267,7 +271,7 @@ static inline void simdgroup_multiply_accumulate(
 
 // d = a b
 static inline void simdgroup_multiply(simdgroup_float8x8& d, const simdgroup_float8x8& a, const simdgroup_float8x8& b) {
-    simdgroup_multiply_accumulate(d, a, b, simdgroup_float8x8(0.0f));
+    simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<float, 8, 8>(0.0f));
 }
 
 }  // namespace metal

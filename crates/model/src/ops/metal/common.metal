@@ -9,6 +9,11 @@ using namespace metal;
 // Threads of a SIMD-group.
 #define LANES 32u
 
+// Loops over what has to stay in registers.
+#ifndef UNROLL
+#define UNROLL _Pragma("clang loop unroll(full)")
+#endif
+
 // Below every score and logit; finite, so that no arithmetic on infinities is needed.
 #define LOWEST (-3.0e38f)
 

@@ -54,10 +54,8 @@ impl Scalar {
 pub enum Source {
     /// AdamW's update.
     AdamW,
-    /// Attention of training, forward.
+    /// Attention of training, forward and backward.
     Attention,
-    /// Attention of training, backward.
-    AttentionBackward,
     /// Attention of one new position over the cache.
     DecodeAttention,
     /// Log-probability, entropy and the gradient of logits.
@@ -80,7 +78,6 @@ impl Source {
         match self {
             Self::AdamW => include_str!("adamw.metal"),
             Self::Attention => include_str!("attention.metal"),
-            Self::AttentionBackward => include_str!("attention_backward.metal"),
             Self::DecodeAttention => include_str!("decode_attention.metal"),
             Self::LogProb => include_str!("log_prob.metal"),
             Self::Norm => include_str!("norm.metal"),

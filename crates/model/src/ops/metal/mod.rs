@@ -4,12 +4,22 @@
 //! twins.
 
 pub mod adamw;
+pub mod attention;
+pub mod decode_attention;
+#[cfg(feature = "metal")]
+mod device;
 pub mod gpu;
+#[cfg(feature = "metal")]
+pub(crate) mod head;
 #[cfg(test)]
 mod host;
+pub mod log_prob;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
+#[cfg(feature = "metal")]
+pub(crate) mod tensors;
 #[cfg(test)]
 mod tests;

@@ -199,3 +199,202 @@ fn adamw_follows_its_formula() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn attention_equals_its_twin() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    let offsets = [0, 1, 40, 40, 73];
+    let shapes = [(1, 1, 8), (4, 2, 32), (3, 1, 64), (2, 1, 80), (2, 2, 128)];
+    for (scalar, (query, key_value, dim)) in SCALARS.into_iter().flat_map(|s| shapes.map(|shape| (s, shape))) {
+        let heads = crate::ops::Heads { query, key_value, dim };
+        assert!(attention::fits(heads));
+        let (wide, narrow) = ([73, query * dim], [73, key_value * dim]);
+        let (q, qs) = held(&(variable(&wide, 1).as_detached_tensor() * 3.0)?, scalar);
+        let (k, ks) = held(&variable(&narrow, 2), scalar);
+        let (v, vs) = held(&variable(&narrow, 3), scalar);
+        let (g, gs) = held(&variable(&wide, 4), scalar);
+        let [q, k, v, g] = [&q, &k, &v, &g].map(|memory| View::all(&**memory));
+        let op = attention::Attention { q, k, v, scalar, heads, offsets: &offsets };
+        let got = op.forward(&host)?;
+        let want = crate::ops::attention::composed(&qs, &ks, &vs, heads, &offsets)?;
+        assert_close(&format!("{heads:?}"), &read(&got.out, scalar, &wide), &want, tolerance(scalar));
+        let got = op.backward(&host, View::all(&*got.out), View::all(&*got.lse), g)?;
+        let want = gradients(&want, &gs, &[&qs, &ks, &vs]);
+        // The outputs that the backward reads were rounded.
+        let allowed = 2.0 * tolerance(scalar);
+        for ((name, shape), (got, want)) in [("dq", wide), ("dk", narrow), ("dv", narrow)].iter().zip(got.iter().zip(want)) {
+            assert_close(&format!("{name} of {heads:?}"), &read(got, scalar, shape), &want, allowed);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn scores_of_rows_and_logit_gradients_equal_their_twin() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    for scalar in SCALARS {
+        // The logits are the head's product with unit vectors.
+        for (vocab, temperature) in [(5, 1.0), (700, 0.7)] {
+            let rows = 6;
+            let (z, zs) = held(&(variable(&[rows, vocab], 1).as_detached_tensor() * 6.0)?, scalar);
+            let units = Tensor::eye(vocab, DType::F32, &Device::Cpu)?;
+            let targets: Vec<u32> = (0..rows).map(|i| (i * 97 % vocab) as u32).collect();
+            let scored = crate::ops::log_prob::Scored {
+                rows: (0..rows as u32).collect(),
+                targets: targets.as_slice().into(),
+                temperature,
+            };
+            let want = crate::ops::log_prob::composed(&zs, &units, &scored)?;
+            let places = host.upload(&targets)?;
+            let (scores, targets) = (Host::f32s(&vec![f32::NAN; 2 * rows]), View::all(&*places));
+            let part = |first: usize, rows| log_prob::Logits {
+                logits: View { memory: &*z, offset: first * vocab * scalar.bytes() },
+                scalar,
+                rows,
+                vocab,
+                targets,
+                first,
+                all: 6,
+                temperature,
+            };
+            let (g, gs) = held(&variable(&[2, rows], 3), Scalar::F32);
+            for (first, rows) in [(0, 4), (4, 2)] {
+                part(first, rows).score(&host, View::all(&*scores))?;
+            }
+            assert_close("scores", &read(&scores, Scalar::F32, &[2, rows]), &want, 1e-5);
+            let want = &gradients(&want, &gs, &[&zs])[0];
+            for (first, rows) in [(0, 4), (4, 2)] {
+                part(first, rows).differentiate(&host, View::all(&*g))?;
+            }
+            assert_close("gradient", &read(&z, scalar, &[rows, vocab]), want, tolerance(scalar));
+            let (sum, before) = floats(rows * vocab, 9);
+            log_prob::add_to(&host, View::all(&*sum), View::all(&*z), scalar, rows * vocab)?;
+            let before = Tensor::from_vec(before, (rows, vocab), &Device::Cpu)?;
+            assert_close("sum", &read(&sum, Scalar::F32, &[rows, vocab]), &(before + want)?, tolerance(scalar));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn decode_attention_reads_what_was_written() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    for scalar in SCALARS {
+        for (query, key_value, dim) in [(2, 2, 10), (6, 2, 32), (7, 1, 64), (2, 1, 128)] {
+            let heads = crate::ops::Heads { query, key_value, dim };
+            assert!(decode_attention::fits(heads));
+            // Two sequences over blocks in any order; all tokens are fed at once.
+            let (lengths, width) = ([37, 5], 3);
+            let tables = [4, 0, 2, 1, 0, 0];
+            let tokens = lengths.iter().sum();
+            let places = |length: usize| (0..length as u32).collect::<Vec<_>>();
+            let positions: Vec<u32> = lengths.iter().flat_map(|&n| places(n)).collect();
+            let owners: Vec<u32> = lengths.iter().enumerate().flat_map(|(i, &n)| vec![i as u32; n]).collect();
+            let slot = |(&owner, &p): (&u32, &u32)| tables[owner as usize * width + p as usize / 16] * 16 + p % 16;
+            let slots: Vec<u32> = owners.iter().zip(&positions).map(slot).collect();
+            let (q, qs) = held(&variable(&[tokens, query * dim], 1), scalar);
+            let (k, ks) = held(&variable(&[tokens, key_value * dim], 2), scalar);
+            let (v, vs) = held(&variable(&[tokens, key_value * dim], 3), scalar);
+            let bytes = 5 * 16 * key_value * dim * scalar.bytes();
+            let (keys, values) = (host.allocate(bytes)?, host.allocate(bytes)?);
+            let [slots, places, owners, table] =
+                [&slots[..], &positions, &owners, &tables].map(|numbers| host.upload(numbers).unwrap());
+            let cache = decode_attention::Cache {
+                keys: View::all(&*keys),
+                values: View::all(&*values),
+                scalar,
+                heads,
+                tokens,
+                slots: View::all(&*slots),
+                positions: View::all(&*places),
+            };
+            let of = decode_attention::Tables { tables: View::all(&*table), width, owners: View::all(&*owners) };
+            cache.write(&host, View::all(&*k), View::all(&*v), None)?;
+            let want = crate::ops::attention::composed(&qs, &ks, &vs, heads, &[0, 37, 42])?;
+            let got = cache.attend(&host, View::all(&*q), &of)?;
+            assert_close(&format!("{heads:?}"), &read(&got, scalar, &[tokens, query * dim]), &want, tolerance(scalar));
+
+            let angles = crate::ops::RopeTable::new(dim, 10_000.0, 40);
+            let (cosines, sines) = (Host::f32s(&angles.cos), Host::f32s(&angles.sin));
+            let on_device = decode_attention::Angles { cosines: View::all(&*cosines), sines: View::all(&*sines) };
+            cache.write(&host, View::all(&*k), View::all(&*v), Some(&on_device))?;
+            let ks = crate::ops::rope::composed(&ks, &angles, &positions)?;
+            let want = crate::ops::attention::composed(&qs, &ks, &vs, heads, &[0, 37, 42])?;
+            let got = cache.attend(&host, View::all(&*q), &of)?;
+            assert_close("rotated", &read(&got, scalar, &[tokens, query * dim]), &want, 2.0 * tolerance(scalar));
+        }
+    }
+    Ok(())
+}
+
+/// Weights that top-k and top-p leave, by sorting, and their sum.
+fn kept(z: &[f32], from: sample::Distribution) -> (Vec<f64>, f64) {
+    let highest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |z: f32| (f64::from(z - highest) / from.temperature).exp();
+    let mut order: Vec<usize> = (0..z.len()).collect();
+    order.sort_by(|&a, &b| z[b].total_cmp(&z[a]).then(a.cmp(&b)));
+    if from.top_k > 0 {
+        order.truncate(from.top_k);
+    }
+    let within: f64 = order.iter().map(|&i| weight(z[i])).sum();
+    let (mut weights, mut sum) = (vec![0.0; z.len()], 0.0);
+    for i in order {
+        if sum > 0.0 && sum >= from.top_p * within {
+            break;
+        }
+        weights[i] = weight(z[i]);
+        sum += weights[i];
+    }
+    (weights, sum)
+}
+
+#[test]
+fn tokens_are_drawn_from_what_top_k_and_top_p_leave() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    let numbers: Vec<f64> = (0..24).map(|i| (f64::from(i) + 0.37) / 24.0).chain([0.0, 0.999_999_999]).collect();
+    for (scalar, vocab) in [(Scalar::F32, 5), (Scalar::F32, 2500), (Scalar::Bf16, 1300)] {
+        // Many equal logits, so that ties matter.
+        let ties = (variable(&[2, vocab], 7).as_detached_tensor() * 6.0)?.round()?;
+        let (z, zs) = held(&(ties * 0.5)?, scalar);
+        let rows_of: Vec<u32> = (0..numbers.len()).map(|i| i as u32 % 2).collect();
+        for (temperature, top_p, top_k) in
+            [(1.0, 1.0, 0), (0.7, 1.0, 3), (1.3, 0.6, 0), (0.8, 0.5, 40), (1.0, 1.0, 1), (1.0, 0.01, 4), (0.0, 1.0, 0)]
+        {
+            let from = sample::Distribution { temperature, top_p, top_k };
+            let logits = (View::all(&*z), scalar, vocab);
+            let drawn = sample::draw(&host, logits, (&rows_of, &numbers), from)?;
+            let (tokens, log_probs) = (drawn.tokens.u32s(numbers.len()), drawn.log_probs.f32s(numbers.len()));
+            let rows = zs.to_vec2::<f32>()?;
+            for ((&row, &u), (&token, &log_prob)) in rows_of.iter().zip(&numbers).zip(tokens.iter().zip(&log_probs)) {
+                let (z, token) = (&rows[row as usize], token as usize);
+                let said = format!("token {token} with {log_prob} at {u} of {from:?}");
+                if temperature == 0.0 {
+                    let first = z.iter().position(|v| z.iter().all(|w| w <= v)).unwrap();
+                    assert_eq!((token, log_prob), (first, 0.0), "{said}");
+                    continue;
+                }
+                let (weights, sum) = kept(z, from);
+                assert!(weights[token] > 0.0, "{said} is not kept");
+                assert!((f64::from(log_prob) - (weights[token] / sum).ln()).abs() < 1e-4, "{said}");
+                let before: f64 = weights[..token].iter().sum::<f64>() / sum;
+                let behind = before + weights[token] / sum;
+                assert!(before - 1e-5 <= u && u <= behind + 1e-5, "{said} covers {before}..{behind}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gathered_sums_are_the_gradient_of_picking_rows() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    let rows: Vec<u32> = (0..50).map(|i| i * 7 % 20).collect();
+    for scalar in SCALARS {
+        let (parts, values) = held(&variable(&[50, 33], 1), scalar);
+        let got = log_prob::gather_sums(&host, (View::all(&*parts), scalar, 33), &rows, 23)?;
+        let picked = Tensor::new(rows.as_slice(), &Device::Cpu)?;
+        let want = Tensor::zeros((23, 33), DType::F32, &Device::Cpu)?.index_add(&picked, &values, 0)?;
+        assert_close("sums", &read(&got, scalar, &[23, 33]), &want, tolerance(scalar));
+    }
+    Ok(())
+}
