@@ -64,7 +64,7 @@ impl<'a> Head<'a> {
 
     /// Calls `f` with the logits of a chunk.
     fn with(&self, chunk: &Chunk, f: impl FnOnce(&Logits<Buffer>) -> Result<()>) -> Result<()> {
-        let place = Place::of(&chunk.z);
+        let place = Place::of(&chunk.z)?;
         let (rows, vocab) = chunk.z.dims2()?;
         f(&Logits {
             logits: place.view()?,
@@ -80,7 +80,7 @@ impl<'a> Head<'a> {
 
     /// `sum += part` of the head's gradient, `sum` in f32.
     fn add(&self, sum: &Tensor, part: &Tensor) -> Result<()> {
-        let (to, from) = (Place::of(sum), Place::of(part));
+        let (to, from) = (Place::of(sum)?, Place::of(part)?);
         add_to(&self.device, to.view()?, from.view()?, Scalar::of(part.dtype())?, part.elem_count())
     }
 }
@@ -117,7 +117,7 @@ pub(crate) fn backward(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let head = Head::new(hidden, w, scored)?;
     let g = g.to_dtype(DType::F32)?.contiguous()?;
-    let at_g = Place::of(&g);
+    let at_g = Place::of(&g)?;
     let sum = if trained { Some(Tensor::zeros(w.shape(), DType::F32, w.device())?) } else { None };
     let mut parts = Vec::new();
     for chunk in head.chunks()? {
@@ -134,7 +134,7 @@ pub(crate) fn backward(
         return Ok((hidden.zeros_like()?, dw));
     }
     let parts = Tensor::cat(&parts, 0)?;
-    let at_parts = Place::of(&parts);
+    let at_parts = Place::of(&parts)?;
     let picked = (at_parts.view()?, Scalar::of(parts.dtype())?, width);
     let dx = gather_sums(&head.device, picked, &scored.rows, tokens)?;
     Ok((tensor(&head.device, dx, (tokens, width), hidden.dtype()), dw))

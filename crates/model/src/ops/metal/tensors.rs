@@ -9,25 +9,26 @@ use crate::ops::{Heads, RopeTable};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Layout, MetalDevice, MetalStorage, Result, Shape, Storage, Tensor, bail};
 use candle_metal_kernels::metal::Buffer;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
-/// Where a tensor lies while a launch over it is encoded.
+/// Where a tensor lies, held while a launch over it is encoded.
 pub(super) struct Place<'a> {
-    storage: RwLockReadGuard<'a, Storage>,
+    storage: MetalStorage,
     layout: &'a Layout,
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn of(tensor: &'a Tensor) -> Self {
+    pub(super) fn of(tensor: &'a Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
-        Self { storage, layout }
+        match &*storage {
+            // Shares the memory.
+            Storage::Metal(storage) => Ok(Self { storage: storage.clone(), layout }),
+            _ => bail!("a Metal kernel was given a tensor that is elsewhere"),
+        }
     }
 
     pub(super) fn view(&self) -> Result<View<'_, Buffer>> {
-        match &*self.storage {
-            Storage::Metal(storage) => view(storage, self.layout),
-            _ => bail!("a Metal kernel was given a tensor that is elsewhere"),
-        }
+        view(&self.storage, self.layout)
     }
 }
 
@@ -161,7 +162,7 @@ pub(crate) mod backward {
     /// Gradients of `x` and `w` for the gradient `g` of the output.
     pub(crate) fn rms_norm(x: &Tensor, w: &Tensor, g: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
         let (device, g) = (x.device().as_metal_device()?, g.contiguous()?);
-        let [at_x, at_w, at_g] = [x, w, &g].map(Place::of);
+        let (at_x, at_w, at_g) = (Place::of(x)?, Place::of(w)?, Place::of(&g)?);
         let (elements, width) = (x.elem_count(), w.elem_count());
         let norm = rms_norm::Norm {
             x: at_x.view()?,
@@ -178,7 +179,7 @@ pub(crate) mod backward {
     /// Gradients of `gate` and `up`.
     pub(crate) fn swiglu(gate: &Tensor, up: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
         let (device, g) = (gate.device().as_metal_device()?, g.contiguous()?);
-        let [at_gate, at_up, at_g] = [gate, up, &g].map(Place::of);
+        let (at_gate, at_up, at_g) = (Place::of(gate)?, Place::of(up)?, Place::of(&g)?);
         let op = swiglu::Gate {
             gate: at_gate.view()?,
             up: at_up.view()?,
@@ -192,7 +193,7 @@ pub(crate) mod backward {
     /// The gradient of what was rotated by `-sign`.
     pub(crate) fn rope(g: &Tensor, angles: &RopeTable, positions: &Arc<[u32]>, sign: f32) -> Result<Tensor> {
         let (device, g) = (g.device().as_metal_device()?, g.contiguous()?);
-        let place = Place::of(&g);
+        let place = Place::of(&g)?;
         let width = g.dim(1)?;
         let rotated = rotate(device, (place.view()?, g.dtype(), width), angles, positions, sign)?;
         Ok(tensor(device, rotated, g.shape(), g.dtype()))
@@ -217,7 +218,8 @@ pub(crate) mod backward {
         pub(crate) fn gradients(&self, g: &Tensor) -> Result<[Tensor; 3]> {
             let [q, k, v] = self.inputs;
             let (device, g) = (q.device().as_metal_device()?, g.contiguous()?);
-            let [at_q, at_k, at_v, at_out, at_lse, at_g] = [q, k, v, self.out, self.lse, &g].map(Place::of);
+            let (at_q, at_k, at_v) = (Place::of(q)?, Place::of(k)?, Place::of(v)?);
+            let (at_out, at_lse, at_g) = (Place::of(self.out)?, Place::of(self.lse)?, Place::of(&g)?);
             let op = attention::Attention {
                 q: at_q.view()?,
                 k: at_k.view()?,
