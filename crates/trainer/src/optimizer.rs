@@ -1,7 +1,8 @@
 //! AdamW with f32 moments, parameter groups and gradient clipping, which can be saved and resumed bit for bit.
 //!
 //! On the CPU the update is one fused pass that writes into the variables' own storage, so that everything that shares
-//! it (the detached twin that generates) sees the new weights. Elsewhere it is composed of tensor operations.
+//! it (the detached twin that generates) sees the new weights. So does the kernel of a device that has one; elsewhere the
+//! update is composed of tensor operations.
 
 mod fused;
 mod gradients;
@@ -9,6 +10,7 @@ mod stored;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor, Var};
+use model::ops::update::{self, Variable};
 use rayon::prelude::*;
 use std::collections::HashSet;
 
@@ -110,6 +112,23 @@ struct Factors {
 #[must_use]
 pub fn decays(name: &str, rank: usize) -> bool {
     rank >= 2 && !name.ends_with(".bias") && !name.ends_with("norm.weight")
+}
+
+impl Factors {
+    /// In the precision of the arithmetic.
+    fn narrow(self) -> update::Factors {
+        update::Factors {
+            grad_scale: self.grad_scale as f32,
+            beta1: self.beta1 as f32,
+            one_minus_beta1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            one_minus_beta2: (1.0 - self.beta2) as f32,
+            step_size: self.step_size as f32,
+            second_scale: self.second_scale as f32,
+            epsilon: self.epsilon as f32,
+            keep: self.keep as f32,
+        }
+    }
 }
 
 impl AdamW {
@@ -243,6 +262,11 @@ impl Entry {
             }
             (State::Device { first, second, master }, gradient) => {
                 let gradient = gradient.to_tensor(&self.var)?;
+                let (values, master_copy) = (self.var.as_detached_tensor(), master.as_ref());
+                let variable = Variable { values: &values, master: master_copy, first, second, gradient: &gradient };
+                if update::adamw(&variable, factors.narrow())? {
+                    return Ok(());
+                }
                 let old = match master {
                     Some(master) => master.clone(),
                     None => self.var.as_detached_tensor(),

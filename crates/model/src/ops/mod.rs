@@ -15,6 +15,7 @@ pub mod rms_norm;
 pub mod rope;
 pub(crate) mod streamed_head;
 pub mod swiglu;
+pub mod update;
 
 use crate::kernels::weights::Weights;
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};

@@ -3,6 +3,7 @@
 use super::{CHUNK, Factors};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 use half::{bf16, f16};
+use model::ops::update::Factors as Narrow;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -20,20 +21,6 @@ struct Slices<'a> {
     master: Option<&'a mut Vec<f32>>,
 }
 
-/// [`Factors`] in the precision of the arithmetic.
-#[derive(Clone, Copy)]
-struct Narrow {
-    grad_scale: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    second_scale: f32,
-    epsilon: f32,
-    keep: f32,
-}
-
 impl<'a> Update<'a> {
     pub(super) fn new(
         first: &'a mut [f32],
@@ -45,17 +32,7 @@ impl<'a> Update<'a> {
         Self {
             state: RefCell::new(Slices { first, second, master }),
             gradient,
-            factors: Narrow {
-                grad_scale: f.grad_scale as f32,
-                beta1: f.beta1 as f32,
-                one_minus_beta1: (1.0 - f.beta1) as f32,
-                beta2: f.beta2 as f32,
-                one_minus_beta2: (1.0 - f.beta2) as f32,
-                step_size: f.step_size as f32,
-                second_scale: f.second_scale as f32,
-                epsilon: f.epsilon as f32,
-                keep: f.keep as f32,
-            },
+            factors: f.narrow(),
         }
     }
 }

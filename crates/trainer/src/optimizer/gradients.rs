@@ -3,6 +3,7 @@
 use super::CHUNK;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use model::ops::update;
 use model::recompute::Sink;
 use rayon::prelude::*;
 
@@ -105,11 +106,17 @@ impl Gradients {
         missing.map(|entry| entry.name.as_str()).collect()
     }
 
-    /// The Euclidean norm over all variables, summed in f64 and in a fixed order on the CPU.
+    /// The Euclidean norm over all variables, summed in a fixed order: in f64 on the CPU, in f32 within a variable on a device.
     ///
     /// # Errors
     /// If a device fails.
     pub fn global_norm(&self) -> Result<f64> {
+        let device: Vec<&Tensor> = self.entries.iter().filter_map(|entry| entry.sum.on_device()).collect();
+        if device.len() == self.entries.len()
+            && let Some(squares) = update::squares(&device)?
+        {
+            return Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt());
+        }
         let squares: Vec<f64> = self.entries.par_iter().map(|entry| entry.sum.squares()).collect::<Result<_>>()?;
         Ok(squares.iter().sum::<f64>().sqrt())
     }
@@ -193,6 +200,9 @@ impl Entry {
         match &mut self.sum {
             Sum::Host(sum) => add_tensor(sum, gradient),
             Sum::Device(sum) => {
+                if update::add_to(sum, gradient)? {
+                    return Ok(());
+                }
                 // Detached, for a gradient may still hold the graph that it came from.
                 *sum = (&*sum + gradient.to_dtype(DType::F32)?)?.detach();
                 Ok(())
@@ -217,6 +227,13 @@ impl Sum {
             _ => bail!("gradients of one variable are on two devices"),
         }
         Ok(())
+    }
+
+    fn on_device(&self) -> Option<&Tensor> {
+        match self {
+            Self::Host(_) => None,
+            Self::Device(tensor) => Some(tensor),
+        }
     }
 
     /// The sum of the squared values.

@@ -15,6 +15,8 @@ pub(crate) mod head;
 mod host;
 pub mod log_prob;
 pub mod norm;
+#[cfg(feature = "metal")]
+pub(crate) mod optimizer;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;

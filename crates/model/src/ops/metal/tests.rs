@@ -171,7 +171,7 @@ fn adamw_follows_its_formula() -> Result<()> {
             scalar,
             count: n,
         };
-        let f = adamw::Factors {
+        let f = crate::ops::update::Factors {
             grad_scale: 0.5,
             beta1: 0.9,
             one_minus_beta1: 0.1,
