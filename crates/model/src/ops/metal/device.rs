@@ -22,16 +22,16 @@ struct Compiled {
 static COMPILED: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
 
 impl Compiled {
-    fn pipeline(&mut self, device: &MetalDevice, launch: &Launch<Buffer>) -> Result<ComputePipeline> {
-        let key = (device.id(), launch.library, launch.function);
+    fn pipeline(&mut self, device: &MetalDevice, file: Library, kernel: &'static str) -> Result<ComputePipeline> {
+        let key = (device.id(), file, kernel);
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let library = match self.libraries.entry((device.id(), launch.library)) {
+        let library = match self.libraries.entry((device.id(), file)) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(compile(device, &launch.library.text())?),
+            Entry::Vacant(entry) => entry.insert(compile(device, &file.text())?),
         };
-        let function = library.get_function(launch.function, None).map_err(Error::wrap)?;
+        let function = library.get_function(kernel, None).map_err(Error::wrap)?;
         let pipeline = device.new_compute_pipeline_state_with_function(&function).map_err(Error::wrap)?;
         self.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
@@ -77,7 +77,9 @@ impl Gpu for MetalDevice {
         if launch.groups.contains(&0) {
             return Ok(());
         }
-        let pipeline = COMPILED.lock().unwrap_or_else(PoisonError::into_inner).pipeline(self, &launch)?;
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipeline = compiled.pipeline(self, launch.library, launch.function)?;
+        drop(compiled);
         let most = pipeline.max_total_threads_per_threadgroup();
         if launch.threads > most {
             bail!("{} needs {} threads a group, this GPU runs it with {most}", launch.function, launch.threads);
@@ -127,4 +129,31 @@ pub(super) fn resident<T: Word + Send + Sync + 'static>(device: &MetalDevice, nu
     let weak: Weak<[T]> = Arc::downgrade(numbers);
     copies.insert(key, (Box::new(move || weak.strong_count() > 0), copy.clone()));
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_compiles_every_kernel() -> Result<()> {
+        if candle_metal_kernels::metal::Device::all().is_empty() {
+            let message = "Metal's compiler is not asked: there is no Metal device";
+            assert!(std::env::var_os("BELLOWS_NEEDS_METAL").is_none(), "{message}");
+            eprintln!("{message}");
+            return Ok(());
+        }
+        let device = candle_core::Device::new_metal(0)?;
+        for file in Library::all() {
+            let library = compile(device.as_metal_device()?, &file.text())?;
+            let text = file.text();
+            for kernel in text.split("\nkernel void ").skip(1).filter_map(|rest| rest.split('(').next()) {
+                let function = library.get_function(kernel, None).map_err(Error::wrap)?;
+                let device = device.as_metal_device()?;
+                let pipeline = device.new_compute_pipeline_state_with_function(&function).map_err(Error::wrap)?;
+                assert!(pipeline.max_total_threads_per_threadgroup() >= 256, "{file:?}: {kernel}");
+            }
+        }
+        Ok(())
+    }
 }

@@ -73,6 +73,20 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    #[cfg(test)]
+    pub const ALL: [Self; 9] = [
+        Self::AdamW,
+        Self::Attention,
+        Self::DecodeAttention,
+        Self::LogProb,
+        Self::Norm,
+        Self::RmsNorm,
+        Self::Rope,
+        Self::Sample,
+        Self::Swiglu,
+    ];
+
     /// What stands in the file.
     fn text(self) -> &'static str {
         match self {
@@ -104,6 +118,19 @@ impl Library {
     /// A file that does not depend on the width of a head.
     pub fn new(source: Source, scalar: Scalar) -> Self {
         Self { source, scalar, head_dim: 0 }
+    }
+
+    /// Every file for every type, for heads of some widths.
+    #[cfg(test)]
+    pub fn all() -> impl Iterator<Item = Self> {
+        let dims = |source| match source {
+            Source::Attention | Source::DecodeAttention => &[8, 64, 96, 128][..],
+            _ => &[0],
+        };
+        let files = Source::ALL.into_iter().flat_map(move |source| dims(source).iter().map(move |&dim| (source, dim)));
+        files.flat_map(|(source, head_dim)| {
+            [Scalar::F32, Scalar::Bf16].map(|scalar| Self { source, scalar, head_dim })
+        })
     }
 
     /// The text to compile.

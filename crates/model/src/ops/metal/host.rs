@@ -181,6 +181,33 @@ impl Gpu for Host {
     }
 }
 
+/// Has clang check a file as C++ for OpenCL, whose address spaces are Metal's; `None` where there is no clang.
+pub fn check_address_spaces(library: &Library) -> Option<()> {
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    if !Command::new(&clang).arg("--version").output().is_ok_and(|out| out.status.success()) {
+        let message = format!("address spaces are not checked: there is no `{clang}`");
+        assert!(std::env::var("BELLOWS_NEEDS_CLANG").unwrap_or_default().is_empty(), "{message}");
+        eprintln!("{message}");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("kernel.clcpp");
+    let text: Vec<String> = library.text().lines().filter(|l| !l.starts_with("#include")).map(without_attributes).collect();
+    std::fs::write(&source, format!("#include \"metal_spaces.h\"\n{}", text.join("\n"))).unwrap();
+    let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
+    let flags = ["-cc1", "-x", "clcpp", "-cl-std=clc++2021", "-triple", "spir64", "-fsyntax-only", "-Wall", "-Werror"];
+    let out = Command::new(&clang).args(flags).arg("-I").arg(shim).arg(&source).output().unwrap();
+    assert!(out.status.success(), "{library:?}: {}", String::from_utf8_lossy(&out.stderr));
+    Some(())
+}
+
+/// A line without its `[[..]]`.
+fn without_attributes(line: &str) -> String {
+    let mut parts = line.split("[[");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |text, part| text + part.split_once("]]").unwrap().1)
+}
+
 /// Metal's text as C++: attributes away, threadgroup arrays static and poisoned, an entry point for each kernel.
 fn translate(metal: &str) -> String {
     let mut text = String::from("#include \"metal.h\"\n");
@@ -195,11 +222,8 @@ fn translate(metal: &str) -> String {
         }
     }
     let entries: String = text.split("\nkernel void ").skip(1).map(entry).collect();
-    let mut plain = String::new();
-    for (i, part) in text.split("[[").enumerate() {
-        plain += if i == 0 { part } else { part.split_once("]]").unwrap().1 };
-    }
-    format!("{}\n{entries}", plain.replace("threadgroup ", ""))
+    let plain: Vec<String> = text.lines().map(without_attributes).collect();
+    format!("{}\n{entries}", plain.join("\n").replace("threadgroup ", ""))
 }
 
 /// The entry point of a kernel from what follows `kernel void`.

@@ -57,6 +57,12 @@ fn gradients(value: &Tensor, g: &Tensor, variables: &[&Var]) -> Vec<Tensor> {
 }
 
 #[test]
+fn pointers_keep_their_address_space() {
+    // The first that cannot be checked ends it.
+    let _ = super::gpu::Library::all().try_for_each(|library| super::host::check_address_spaces(&library));
+}
+
+#[test]
 fn rms_norm_equals_its_twin() -> Result<()> {
     let Some(host) = Host::new() else { return Ok(()) };
     for scalar in SCALARS {
