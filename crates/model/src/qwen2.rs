@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lora::{self, Adapter, Adapters};
 use crate::ops::log_prob::Scored;
-use crate::ops::{HeadScores, RopeTable, attention, linear, log_prob, rms_norm, rope, swiglu};
+use crate::ops::{HeadScores, RopeTable, attention, embedding, linear, log_prob, rms_norm, rope, swiglu};
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -300,8 +300,7 @@ impl Qwen2 {
         if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
-        let ids = Tensor::new(batch.tokens.as_slice(), &self.device)?;
-        let rows = self.embedding.index_select(&ids, 0)?;
+        let rows = embedding(&self.embedding, &batch.tokens.as_slice().into())?;
         Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 

@@ -1,8 +1,8 @@
 //! AdamW with f32 moments, parameter groups and gradient clipping, which can be saved and resumed bit for bit.
 //!
-//! On the CPU the update is one fused pass that writes into the variables' own storage, so that everything that shares
-//! it (the detached twin that generates) sees the new weights. So does the kernel of a device that has one; elsewhere the
-//! update is composed of tensor operations.
+//! On the CPU, and on a GPU that there is a kernel for, the update is one fused pass that writes into the variables' own
+//! storage, so that everything that shares it (the detached twin that generates) sees the new weights. Elsewhere it is
+//! composed of tensor operations.
 
 mod fused;
 mod gradients;
@@ -10,7 +10,7 @@ mod stored;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor, Var};
-use model::ops::update::{self, Variable};
+use model::ops::adamw;
 use rayon::prelude::*;
 use std::collections::HashSet;
 
@@ -83,6 +83,8 @@ struct Entry {
     var: Var,
     decays: bool,
     state: State,
+    /// Whether the update is to be of plain tensor operations also where there is a kernel.
+    composed: bool,
 }
 
 /// Moments and master copy, in the shape of the variable: flat host memory on the CPU, else tensors on its device.
@@ -107,17 +109,10 @@ struct Factors {
     keep: f64,
 }
 
-/// Whether weight decay applies to a variable: to matrices (embeddings and LoRA's included), not to norms and biases,
-/// which are told by their name or by having one dimension.
-#[must_use]
-pub fn decays(name: &str, rank: usize) -> bool {
-    rank >= 2 && !name.ends_with(".bias") && !name.ends_with("norm.weight")
-}
-
 impl Factors {
     /// In the precision of the arithmetic.
-    fn narrow(self) -> update::Factors {
-        update::Factors {
+    fn narrow(&self) -> adamw::Factors {
+        adamw::Factors {
             grad_scale: self.grad_scale as f32,
             beta1: self.beta1 as f32,
             one_minus_beta1: (1.0 - self.beta1) as f32,
@@ -131,13 +126,20 @@ impl Factors {
     }
 }
 
+/// Whether weight decay applies to a variable: to matrices (embeddings and LoRA's included), not to norms and biases,
+/// which are told by their name or by having one dimension.
+#[must_use]
+pub fn decays(name: &str, rank: usize) -> bool {
+    rank >= 2 && !name.ends_with(".bias") && !name.ends_with("norm.weight")
+}
+
 impl AdamW {
     /// An optimiser of the named variables, with zero moments.
     ///
     /// # Errors
     /// If there are none, two have one name, one is not f32, bf16 or f16, or a setting is out of range.
     pub fn new(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
-        Self::with_state(vars, settings, |var| var.device().is_cpu())
+        Self::with_state(vars, settings, false)
     }
 
     /// The composed twin of [`AdamW::new`] on any device: the reference that the fused update is compared with.
@@ -145,10 +147,10 @@ impl AdamW {
     /// # Errors
     /// As [`AdamW::new`].
     pub fn composed(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
-        Self::with_state(vars, settings, |_| false)
+        Self::with_state(vars, settings, true)
     }
 
-    fn with_state(vars: &[(String, Var)], settings: AdamWSettings, on_host: impl Fn(&Var) -> bool) -> Result<Self> {
+    fn with_state(vars: &[(String, Var)], settings: AdamWSettings, composed: bool) -> Result<Self> {
         check_settings(&settings)?;
         ensure!(!vars.is_empty(), "there are no variables to train");
         let mut names = HashSet::new();
@@ -162,7 +164,8 @@ impl AdamW {
                     name: name.clone(),
                     var: var.clone(),
                     decays: decays(name, var.rank()),
-                    state: State::new(var, on_host(var)).with_context(|| name.clone())?,
+                    state: State::new(var, !composed && var.device().is_cpu()).with_context(|| name.clone())?,
+                    composed,
                 })
             })
             .collect::<Result<_>>()?;
@@ -202,7 +205,12 @@ impl AdamW {
         let clip_scale = if max > 0.0 && grad_norm > max { max / grad_norm } else { 1.0 };
         self.step += 1;
         let factors = self.factors(clip_scale, learning_rate);
-        self.entries.par_iter_mut().zip(sums).try_for_each(|(entry, gradient)| entry.update(gradient, factors))?;
+        if self.entries.iter().all(|entry| matches!(entry.state, State::Host { .. })) {
+            self.entries.par_iter_mut().zip(sums).try_for_each(|(entry, gradient)| entry.update(gradient, factors))?;
+        } else {
+            // What one thread launches on a device runs in its order.
+            self.entries.iter_mut().zip(sums).try_for_each(|(entry, gradient)| entry.update(gradient, factors))?;
+        }
         Ok(StepReport { grad_norm, clip_scale })
     }
 
@@ -262,16 +270,17 @@ impl Entry {
             }
             (State::Device { first, second, master }, gradient) => {
                 let gradient = gradient.to_tensor(&self.var)?;
-                let (values, master_copy) = (self.var.as_detached_tensor(), master.as_ref());
-                let variable = Variable { values: &values, master: master_copy, first, second, gradient: &gradient };
-                if update::adamw(&variable, factors.narrow())? {
+                let factors = factors.narrow();
+                let value = self.var.as_detached_tensor();
+                let state = adamw::State { value: &value, master: master.as_ref(), first, second };
+                if !self.composed && adamw::update(state, &gradient, &factors)? {
                     return Ok(());
                 }
                 let old = match master {
                     Some(master) => master.clone(),
-                    None => self.var.as_detached_tensor(),
+                    None => value,
                 };
-                let new = composed(&old, first, second, &gradient, factors)?;
+                let new = adamw::composed(&old, first, second, &gradient, &factors)?;
                 self.var.set(&new.to_dtype(self.var.dtype())?)?;
                 if let Some(master) = master {
                     *master = new;
@@ -283,15 +292,6 @@ impl Entry {
         }
         Ok(())
     }
-}
-
-/// The formula of [`AdamW`] in tensor operations: moves the moments and returns the new value.
-fn composed(old: &Tensor, first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, f: Factors) -> Result<Tensor> {
-    let gradient = (gradient * f.grad_scale)?;
-    *first = ((&*first * f.beta1)? + (&gradient * (1.0 - f.beta1))?)?;
-    *second = ((&*second * f.beta2)? + (gradient.sqr()? * (1.0 - f.beta2))?)?;
-    let divisor = ((second.sqrt()? * f.second_scale)? + f.epsilon)?;
-    Ok(((old * f.keep)? - ((&*first / divisor)? * f.step_size)?)?)
 }
 
 #[cfg(test)]

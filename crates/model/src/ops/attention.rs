@@ -3,11 +3,20 @@
 //! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
-use super::{elements, fused, fused_on_device, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use std::sync::OnceLock;
+
+/// The widest head that the CUDA kernels take.
+const WIDEST_ON_CUDA: usize = 256;
 
 /// Queries whose scores are held at a time.
 const QUERY_BLOCK: usize = 64;
@@ -34,27 +43,26 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) || fused_on_device(q) && device_fits(heads) {
+    if fused(q) && has_kernel(q, heads) {
         let op = Attention {
             heads,
             offsets: offsets.clone(),
-            #[cfg(feature = "metal")]
-            lse: std::sync::OnceLock::new(),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            log_sums: OnceLock::new(),
         };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
-    } else {
-        composed(q, k, v, heads, offsets)
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
+    fallbacks::note("attention");
+    composed(q, k, v, heads, offsets)
 }
 
-/// Whether there are device kernels for heads of this shape.
-fn device_fits(heads: Heads) -> bool {
+/// Whether the kernel of the device of `q` takes heads of this shape.
+fn has_kernel(q: &Tensor, heads: Heads) -> bool {
     #[cfg(feature = "metal")]
-    if super::metal::attention::fits(heads) {
-        return true;
+    if q.device().is_metal() {
+        return super::metal::attention::fits(heads);
     }
-    let _ = heads;
-    false
+    q.device().is_cpu() || heads.dim <= WIDEST_ON_CUDA
 }
 
 /// The same of plain tensor ops, on any device.
@@ -85,9 +93,9 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 struct Attention {
     heads: Heads,
     offsets: Arc<[usize]>,
-    /// What the forward pass on a device leaves for the backward.
-    #[cfg(feature = "metal")]
-    lse: std::sync::OnceLock<Tensor>,
+    /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    log_sums: OnceLock<Tensor>,
 }
 
 /// The inputs as slices.
@@ -283,20 +291,42 @@ impl CustomOp3 for Attention {
         Ok(output(self.forward(x), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{attention, device};
+        let gpu = device::Gpu::new(&q.device);
+        let (q, k, v) = (device::view(q, lq)?, device::view(k, lk)?, device::view(v, lv)?);
+        let spans = attention::Spans::of(&self.offsets);
+        let attention = attention::Attention { machine: &gpu, q, k, v, heads: self.heads, spans: &spans };
+        let (out, log_sums) = attention.forward()?;
+        let (tokens, _) = lq.shape().dims2()?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(device::tensor(log_sums, (tokens, self.heads.query)));
+        Ok((out, lq.shape().clone()))
+    }
+
     #[cfg(feature = "metal")]
     fn metal_fwd(
         &self,
-        q: &candle_core::MetalStorage,
+        q: &MetalStorage,
         lq: &Layout,
-        k: &candle_core::MetalStorage,
+        k: &MetalStorage,
         lk: &Layout,
-        v: &candle_core::MetalStorage,
+        v: &MetalStorage,
         lv: &Layout,
-    ) -> Result<(candle_core::MetalStorage, Shape)> {
+    ) -> Result<(MetalStorage, Shape)> {
         let inputs = [(q, lq), (k, lk), (v, lv)];
-        let (out, shape, lse) = super::metal::tensors::forward::attention(inputs, self.heads, &self.offsets)?;
-        // The op is applied once.
-        let _ = self.lse.set(lse);
+        let (out, shape, log_sums) = super::metal::tensors::forward::attention(inputs, self.heads, &self.offsets)?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(log_sums);
         Ok((out, shape))
     }
 
@@ -308,9 +338,22 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            use super::cuda::{attention, device};
+            let Some(log_sums) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
+            let spans = attention::Spans::of(&self.offsets);
+            let gradients = device::with([q, k, v, out, log_sums, g], |gpu, [q, k, v, out, log_sums, g]| {
+                let attention = attention::Attention { machine: gpu, q, k, v, heads: self.heads, spans: &spans };
+                attention.backward(out, log_sums, g)
+            })?;
+            let [dq, dk, dv] = gradients;
+            let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
+            return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+        }
         #[cfg(feature = "metal")]
         if q.device().is_metal() {
-            let Some(lse) = self.lse.get() else { bail!("attention: a backward pass without its forward") };
+            let Some(lse) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
             let (heads, offsets) = (self.heads, &*self.offsets);
             let op = super::metal::tensors::backward::Attention { inputs: [q, k, v], out, lse, heads, offsets };
             let [dq, dk, dv] = op.gradients(g)?;

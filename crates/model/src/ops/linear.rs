@@ -3,21 +3,30 @@
 //! The weights may be bf16 beside f32 activations: one matrix at a time is widened while it is packed. Weights that are
 //! not trained (a detached view's) get no gradient computed.
 
-use super::{elements, fused, output, weights, with_elements, with_weights};
+use super::{elements, fallbacks, fused, output, weights, with_elements, with_weights};
 use crate::kernels::packed::Packed;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    // candle's own product is Metal's, and its gradients are products again.
+    if x.device().is_metal() {
+        return composed(x, w, b);
+    }
     if !fused(x) {
+        fallbacks::note("linear");
         return composed(x, w, b);
     }
     let x = x.contiguous()?;
+    // The CPU widens weights as it packs them, a GPU multiplies one type.
+    let typed = |w: &Tensor| if x.device().is_cpu() { Ok(w.clone()) } else { w.to_dtype(x.dtype()) };
     match b {
-        Some(b) => x.apply_op3(w, b, Linear),
-        None => x.apply_op2(w, Linear),
+        Some(b) => x.apply_op3(&typed(w)?, &typed(b)?, Linear),
+        None => x.apply_op2(&typed(w)?, Linear),
     }
 }
 
@@ -41,6 +50,11 @@ impl CustomOp2 for Linear {
         let (tokens, out, inner) = sizes(lx, lw)?;
         let (x, w) = (elements(x, lx, "linear")?, weights(w, lw, "linear")?);
         Ok(output(forward(x, w, None, inner, out), (tokens, out)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        on_cuda((x, lx), (w, lw), None)
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -70,6 +84,19 @@ impl CustomOp3 for Linear {
         Ok(output(forward(x, w, Some(b), inner, out), (tokens, out)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        on_cuda((x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -80,9 +107,28 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = gradients(x, w, g)?;
         let out = b.elem_count();
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, linear};
+            let db = || Ok(device::tensor(device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out))?, out));
+            return Ok((dx, dw, b.track_op().then(db).transpose()?));
+        }
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
         Ok((dx, dw, b.track_op().then(db).transpose()?))
     }
+}
+
+#[cfg(feature = "cuda")]
+type Stored<'a> = (&'a CudaStorage, &'a Layout);
+
+#[cfg(feature = "cuda")]
+fn on_cuda((x, lx): Stored, (w, lw): Stored, bias: Option<Stored>) -> Result<(CudaStorage, Shape)> {
+    use super::cuda::{device, linear};
+    let (tokens, out, inner) = sizes(lx, lw)?;
+    let bias = bias.map(|(b, lb)| device::view(b, lb)).transpose()?;
+    let gpu = device::Gpu::new(&x.device);
+    let y = linear::forward(&gpu, device::view(x, lx)?, device::view(w, lw)?, bias, [out, inner])?;
+    Ok((y, (tokens, out).into()))
 }
 
 fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
@@ -111,6 +157,15 @@ fn forward(x: &[f32], w: Weights, bias: Option<&[f32]>, inner: usize, out: usize
 /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
 fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let (inner, out) = (x.dim(1)?, w.dim(0)?);
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        use super::cuda::{device, linear};
+        let shape = [out, inner];
+        let dx = || device::with([g, w], |gpu, [g, w]| linear::input_gradient(gpu, g, w, shape));
+        let dw = || device::with([g, x], |gpu, [g, x]| linear::weight_gradient(gpu, g, x, shape));
+        let (dx, dw) = (x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?);
+        return Ok((dx.map(|dx| device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
+    }
     let dx = || {
         let dx = with_weights(w, "linear", |w| {
             with_elements(g, "linear", |g| {

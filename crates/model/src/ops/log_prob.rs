@@ -3,10 +3,14 @@
 //! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
 //! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
 
-use super::{elements, fused, fused_on_device, output, streamed_head, weights, with_elements, with_weights};
+use super::{elements, fallbacks, fused, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -39,9 +43,12 @@ pub struct HeadScores {
 /// `hidden: [tokens, width]`, `w: [vocab, width]` -> the scores of `scored.rows`.
 pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScores> {
     check(hidden, w, scored)?;
-    let both = if fused(hidden) || fused_on_device(hidden) {
-        hidden.contiguous()?.apply_op2(w, LogProb { scored: scored.clone() })?
+    let both = if fused(hidden) {
+        // The CPU widens the head strip by strip, a GPU multiplies one type.
+        let w = if hidden.device().is_cpu() { w.clone() } else { w.to_dtype(hidden.dtype())? };
+        hidden.contiguous()?.apply_op2(&w, LogProb { scored: scored.clone() })?
     } else {
+        fallbacks::note("log_prob");
         composed(hidden, w, scored)?
     };
     Ok(HeadScores { log_probs: both.narrow(0, 0, 1)?.squeeze(0)?, entropy: both.narrow(0, 1, 1)?.squeeze(0)? })
@@ -99,6 +106,62 @@ pub fn backward_into(
         with_weights(w, "log_prob", |w| {
             with_elements(g, "log_prob", |g| Ok(streamed_head::Head { hidden, w, width, scored }.backward(g, dw)))
         })
+    })
+}
+
+/// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of the scores `both: [2, scored]` that
+/// [`log_prob`] gave; that of the head `w: [vocab, width]`, if it is wanted, is added to the f32 `sum` in place. On a GPU.
+///
+/// # Errors
+/// When a tensor is not on the GPU, or the shapes do not fit.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+pub(crate) fn backward_on_device(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    [both, g]: [&Tensor; 2],
+    sum: Option<&Tensor>,
+) -> Result<Tensor> {
+    check(hidden, w, scored)?;
+    if sum.is_some_and(|sum| sum.dtype() != DType::F32 || sum.shape() != w.shape()) {
+        bail!("log_prob: a sum of gradients that is not one of the head, in f32");
+    }
+    #[cfg(feature = "metal")]
+    if hidden.device().is_metal() {
+        return super::metal::head::backward(hidden, w, scored, g, sum);
+    }
+    #[cfg(feature = "cuda")]
+    if hidden.device().is_cuda() {
+        return backward_on_cuda(hidden, w, scored, [both, g], sum);
+    }
+    let _ = (both, g);
+    bail!("log_prob: no kernel for the device of the hidden states")
+}
+
+#[cfg(feature = "cuda")]
+fn backward_on_cuda(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    [both, g]: [&Tensor; 2],
+    sum: Option<&Tensor>,
+) -> Result<Tensor> {
+    use super::cuda::{device, log_prob};
+    let (w, width) = (w.to_dtype(hidden.dtype())?, hidden.dim(1)?);
+    let strip = log_prob::strip(scored.rows.len(), w.dim(0)?);
+    device::with([hidden, &w, both, g], |gpu, [states, w, both, g]| {
+        let head = log_prob::Head { machine: gpu, hidden: states, w, width, scored, strip };
+        let Some(sum) = sum else { return Ok(device::tensor(head.backward(both, g, None)?, hidden.shape())) };
+        let mut dx = None;
+        device::write(sum, |(memory, offset), dtype| {
+            let dw = log_prob::HeadGradient { memory, offset, dtype, add: true };
+            dx = Some(head.backward(both, g, Some(dw))?);
+            Ok(())
+        })?;
+        match dx {
+            Some(dx) => Ok(device::tensor(dx, hidden.shape())),
+            None => bail!("log_prob: the gradient was not computed"),
+        }
     })
 }
 
@@ -243,24 +306,35 @@ impl CustomOp2 for LogProb {
         Ok(output(scores, (2, self.scored.rows.len())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, h: &CudaStorage, lh: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, log_prob};
+        let (scored, width) = (&self.scored, lh.shape().dims2()?.1);
+        let strip = log_prob::strip(scored.rows.len(), lw.shape().dims2()?.0);
+        let (hidden, w) = (device::view(h, lh)?, device::view(w, lw)?);
+        let gpu = device::Gpu::new(&h.device);
+        let scores = log_prob::Head { machine: &gpu, hidden, w, width, scored, strip }.forward()?;
+        Ok((scores, (2, scored.rows.len()).into()))
+    }
+
     #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        h: &candle_core::MetalStorage,
-        lh: &Layout,
-        w: &candle_core::MetalStorage,
-        lw: &Layout,
-    ) -> Result<(candle_core::MetalStorage, Shape)> {
+    fn metal_fwd(&self, h: &MetalStorage, lh: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
         super::metal::head::forward((h, lh), (w, lw), &self.scored)
     }
 
-    fn bwd(&self, hidden: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let trained = w.track_op();
+    fn bwd(&self, hidden: &Tensor, w: &Tensor, _both: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         #[cfg(feature = "metal")]
         if hidden.device().is_metal() {
-            let (dx, dw) = super::metal::head::backward(hidden, w, &self.scored, g, trained)?;
+            let sum = w.track_op().then(|| Tensor::zeros(w.shape(), DType::F32, w.device())).transpose()?;
+            let dx = super::metal::head::backward(hidden, w, &self.scored, g, sum.as_ref())?;
+            return Ok((Some(dx), sum.map(|sum| sum.to_dtype(w.dtype())).transpose()?));
+        }
+        #[cfg(feature = "cuda")]
+        if hidden.device().is_cuda() {
+            let (dx, dw) = on_cuda(hidden, w, &self.scored, [_both, g])?;
             return Ok((Some(dx), dw));
         }
+        let trained = w.track_op();
         let (dx, dw) = if shared_out(w) {
             let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
             (backward_into(hidden, w, &self.scored, g, dw.as_deref_mut())?, dw)
@@ -277,6 +351,21 @@ impl CustomOp2 for LogProb {
         let dw = dw.map(|dw| Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())).transpose()?;
         Ok((Some(dx), dw))
     }
+}
+
+/// The gradients of the hidden states and, where it is trained, of the head, in their types.
+#[cfg(feature = "cuda")]
+fn on_cuda(hidden: &Tensor, w: &Tensor, scored: &Scored, [both, g]: [&Tensor; 2]) -> Result<(Tensor, Option<Tensor>)> {
+    use super::cuda::{Machine, device, log_prob};
+    let strip = log_prob::strip(scored.rows.len(), w.dim(0)?);
+    device::with([hidden, w, both, g], |gpu, [states, head, both, g]| {
+        let dtype = head.dtype;
+        let mut memory = if w.track_op() { Some(gpu.allocate(dtype, head.len)?) } else { None };
+        let head = log_prob::Head { machine: gpu, hidden: states, w: head, width: hidden.dim(1)?, scored, strip };
+        let dw = memory.as_mut().map(|memory| log_prob::HeadGradient { memory, offset: 0, dtype, add: false });
+        let dx = head.backward(both, g, dw)?;
+        Ok((device::tensor(dx, hidden.shape()), memory.map(|memory| device::tensor(memory, w.shape()))))
+    })
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! RMSNorm: `y = x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-use super::{elements, fused, fused_on_device, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
 /// `x: [tokens, hidden]`, `w: [hidden]` -> `[tokens, hidden]`, reduced in f32.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    let op = RmsNorm { eps: eps as f32 };
     if fused(x) {
-        x.contiguous()?.apply_op2(w, op)
-    } else if fused_on_device(x) {
-        x.contiguous()?.apply_op2(&w.to_dtype(x.dtype())?, op)
-    } else {
-        composed(x, w, eps)
+        return x.contiguous()?.apply_op2(&w.to_dtype(x.dtype())?, RmsNorm { eps: eps as f32 });
     }
+    fallbacks::note("rms_norm");
+    composed(x, w, eps)
 }
 
 /// The same of plain tensor ops, on any device.
@@ -48,14 +49,16 @@ impl CustomOp2 for RmsNorm {
         Ok(output(y, lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, rms_norm};
+        let gpu = device::Gpu::new(&x.device);
+        let y = rms_norm::forward(&gpu, device::view(x, lx)?, device::view(w, lw)?, self.eps)?;
+        Ok((y, lx.shape().clone()))
+    }
+
     #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        x: &candle_core::MetalStorage,
-        lx: &Layout,
-        w: &candle_core::MetalStorage,
-        lw: &Layout,
-    ) -> Result<(candle_core::MetalStorage, Shape)> {
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
         super::metal::tensors::forward::rms_norm((x, lx), (w, lw), self.eps)
     }
 
@@ -64,6 +67,13 @@ impl CustomOp2 for RmsNorm {
         if x.device().is_metal() {
             let (dx, dw) = super::metal::tensors::backward::rms_norm(x, w, g, self.eps)?;
             return Ok((Some(dx), Some(dw)));
+        }
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, rms_norm};
+            let (dx, dw) =
+                device::with([x, w, g], |gpu, views| rms_norm::backward(gpu, views, self.eps, w.track_op()))?;
+            return Ok((Some(device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
         }
         let (dx, dw) = with_elements(x, "rms_norm", |x| {
             with_elements(w, "rms_norm", |w| with_elements(g, "rms_norm", |g| Ok(backward(x, w, g, self.eps))))

@@ -1,7 +1,11 @@
 //! SwiGLU's gate: `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)` (Shazeer 2020, arXiv 2002.05202).
 
-use super::{elements, fused, fused_on_device, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Elements that one task takes.
@@ -9,7 +13,11 @@ const CHUNK: usize = 1 << 15;
 
 /// `gate, up: [tokens, intermediate]` -> `[tokens, intermediate]`.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) || fused_on_device(gate) { gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu) } else { composed(gate, up) }
+    if fused(gate) {
+        return gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu);
+    }
+    fallbacks::note("swiglu");
+    composed(gate, up)
 }
 
 /// The same of plain tensor ops, on any device.
@@ -41,15 +49,16 @@ impl CustomOp2 for Swiglu {
         Ok(output(y, la.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, swiglu};
+        let gpu = device::Gpu::new(&a.device);
+        Ok((swiglu::forward(&gpu, device::view(a, la)?, device::view(b, lb)?)?, la.shape().clone()))
+    }
+
     #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        gate: &candle_core::MetalStorage,
-        lg: &Layout,
-        up: &candle_core::MetalStorage,
-        lu: &Layout,
-    ) -> Result<(candle_core::MetalStorage, Shape)> {
-        super::metal::tensors::forward::swiglu((gate, lg), (up, lu))
+    fn metal_fwd(&self, a: &MetalStorage, la: &Layout, b: &MetalStorage, lb: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::tensors::forward::swiglu((a, la), (b, lb))
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -57,6 +66,12 @@ impl CustomOp2 for Swiglu {
         if gate.device().is_metal() {
             let (dgate, dup) = super::metal::tensors::backward::swiglu(gate, up, g)?;
             return Ok((Some(dgate), Some(dup)));
+        }
+        #[cfg(feature = "cuda")]
+        if gate.device().is_cuda() {
+            use super::cuda::{device, swiglu};
+            let (dgate, dup) = device::with([gate, up, g], swiglu::backward)?;
+            return Ok((Some(device::tensor(dgate, gate.shape())), Some(device::tensor(dup, up.shape()))));
         }
         let (dgate, dup) = with_elements(gate, "swiglu", |gate| {
             with_elements(up, "swiglu", |up| with_elements(g, "swiglu", |g| Ok(backward(gate, up, g))))

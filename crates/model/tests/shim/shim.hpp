@@ -146,12 +146,13 @@ inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask,
 namespace shim {
 
 // What the caller says an argument is; the same numbers stand in the Rust side.
-enum Kind : uint32_t { READ_F32, READ_BF16, READ_U32, WRITE_F32, WRITE_BF16, WRITE_U32, NOTHING, U32, F32 };
+enum Kind : uint32_t { READ_F32, READ_BF16, READ_U32, WRITE_F32, WRITE_BF16, WRITE_U32, NOTHING, U32, F32, READ_F64, WRITE_F64 };
 
 template <class A> constexpr bool fits(uint32_t kind) {
     if constexpr (std::is_pointer_v<A>) {
         using E = std::remove_pointer_t<A>;
         using V = std::remove_const_t<E>;
+        if constexpr (std::is_same_v<V, double>) return kind == NOTHING || kind == (std::is_const_v<E> ? READ_F64 : WRITE_F64);
         constexpr uint32_t type = std::is_same_v<V, float> ? 0 : std::is_same_v<V, __nv_bfloat16> ? 1 : std::is_same_v<V, uint32_t> ? 2 : 99;
         return kind == NOTHING || kind == (std::is_const_v<E> ? READ_F32 : WRITE_F32) + type;
     } else if constexpr (std::is_same_v<A, float>) {

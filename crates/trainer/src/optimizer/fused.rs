@@ -3,7 +3,7 @@
 use super::{CHUNK, Factors};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 use half::{bf16, f16};
-use model::ops::update::Factors as Narrow;
+use model::ops::adamw::Factors as Narrow;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -29,11 +29,7 @@ impl<'a> Update<'a> {
         gradient: &'a [f32],
         f: Factors,
     ) -> Self {
-        Self {
-            state: RefCell::new(Slices { first, second, master }),
-            gradient,
-            factors: f.narrow(),
-        }
+        Self { state: RefCell::new(Slices { first, second, master }), gradient, factors: f.narrow() }
     }
 }
 

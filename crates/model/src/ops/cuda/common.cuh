@@ -24,6 +24,14 @@ template <class T> __device__ __forceinline__ T narrow(float x);
 template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) { return __float2bfloat16_rn(x); }
 
+// Sixteen bytes of elements, which one instruction loads or stores where they are aligned.
+template <class T> struct alignas(16) Pack {
+    static constexpr int SIZE = 16 / sizeof(T);
+    T values[SIZE];
+};
+
+__device__ __forceinline__ bool aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
 // The sum over a warp's lanes, in every lane; the same tree each time.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll

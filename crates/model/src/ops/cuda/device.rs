@@ -1,5 +1,6 @@
 //! Kernels on an NVIDIA GPU: through candle's device, on its stream.
 
+use super::adamw::Place;
 use super::{Argument, Grid, Kernel, Machine, Product, Target, View};
 use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::cublas::{result as cublas, sys as blas};
@@ -8,8 +9,12 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor,
+    bail,
+};
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -72,6 +77,52 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Calls `f` with a GPU and the contiguous storages of tensors on it; the first says which.
+pub(crate) fn with<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce(&Gpu, [View<'_, CudaStorage>; N]) -> Result<R>,
+) -> Result<R> {
+    let contiguous = tensors.iter().map(|x| x.contiguous()).collect::<Result<Vec<_>>>()?;
+    let Some(first) = contiguous.first() else { bail!("a CUDA kernel without an input") };
+    let gpu = Gpu::of(first)?;
+    let operands: Vec<_> = contiguous.iter().map(Operand::new).collect();
+    let views = operands.iter().map(Operand::view).collect::<Result<Vec<_>>>()?;
+    match views.try_into() {
+        Ok(views) => f(&gpu, views),
+        Err(_) => bail!("a CUDA kernel got another number of inputs"),
+    }
+}
+
+/// Calls `f` with a tensor's storage to write to and where the tensor begins in it. All that share the storage see what is
+/// written.
+pub(crate) fn write(x: &Tensor, f: impl FnOnce(Place<'_, CudaStorage>, DType) -> Result<()>) -> Result<()> {
+    x.inplace_op1(&Write(RefCell::new(Some(f))))
+}
+
+/// A closure that writes; in a cell because candle hands an operation to its storage by shared reference.
+struct Write<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(Place<'_, CudaStorage>, DType) -> Result<()>> InplaceOp1 for Write<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        bail!("a tensor on the CPU for a CUDA kernel")
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            bail!("a CUDA kernel was to write to a tensor that is not contiguous");
+        };
+        let dtype = storage_dtype(storage);
+        match self.0.take() {
+            Some(f) => f((storage, start), dtype),
+            None => bail!("a CUDA kernel was to write twice"),
+        }
+    }
+}
+
 /// Device memory as a tensor without a graph.
 pub(crate) fn tensor(memory: CudaStorage, shape: impl Into<Shape>) -> Tensor {
     Tensor::from_storage(Storage::Cuda(memory), shape, BackpropOp::none(), false)
@@ -109,13 +160,14 @@ fn write<'a>(memory: &'a mut CudaStorage, offset: usize, stream: &'a CudaStream)
 impl Machine for Gpu {
     type Memory = CudaStorage;
 
+    /// At least one element: the driver has no block of none.
     fn allocate(&self, dtype: DType, len: usize) -> Result<CudaStorage> {
         // SAFETY: every bit pattern is a value of the types that kernels take, and kernels write before they read.
-        unsafe { self.device.alloc_uninit(&Shape::from(len), dtype) }
+        unsafe { self.device.alloc_uninit(&Shape::from(len.max(1)), dtype) }
     }
 
     fn zeros(&self, dtype: DType, len: usize) -> Result<CudaStorage> {
-        self.device.zeros_impl(&Shape::from(len), dtype)
+        self.device.zeros_impl(&Shape::from(len.max(1)), dtype)
     }
 
     fn resident_u32(&self, values: &Arc<[u32]>) -> Result<Arc<CudaStorage>> {

@@ -6,12 +6,20 @@
 //!
 //! Nothing here waits for the device: memory is allocated, used and freed in the order of one stream.
 
+pub(crate) mod adamw;
+pub(crate) mod attention;
 #[cfg(feature = "cuda")]
 pub(crate) mod device;
+pub(crate) mod linear;
+pub(crate) mod log_prob;
+pub(crate) mod norm;
 pub(crate) mod reduce;
 pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod rows;
 #[cfg(test)]
 pub(crate) mod shim;
+pub(crate) mod swiglu;
 
 use candle_core::{DType, Result, bail};
 use std::sync::Arc;
@@ -134,6 +142,23 @@ pub(crate) struct Product<'a, M> {
     pub m: usize,
     pub n: usize,
     pub k: usize,
+}
+
+impl<'a, M> Product<'a, M> {
+    /// `a: [m, k]` times `b: [n, k]` transposed, as weights are stored.
+    pub fn by_rows(a: View<'a, M>, b: View<'a, M>, [m, n, k]: [usize; 3]) -> Self {
+        Self { a, a_transposed: false, b, b_transposed: true, m, n, k }
+    }
+
+    /// `a: [m, k]` times `b: [k, n]`.
+    pub fn plain(a: View<'a, M>, b: View<'a, M>, [m, n, k]: [usize; 3]) -> Self {
+        Self { a, a_transposed: false, b, b_transposed: false, m, n, k }
+    }
+
+    /// `a: [k, m]` transposed times `b: [k, n]`: a sum over rows, as the gradient of weights is.
+    pub fn over_rows(a: View<'a, M>, b: View<'a, M>, [m, n, k]: [usize; 3]) -> Self {
+        Self { a, a_transposed: true, b, b_transposed: false, m, n, k }
+    }
 }
 
 /// Where a product goes: `[m, n]` from an element of `memory` on, f32, or in the type of the factors.

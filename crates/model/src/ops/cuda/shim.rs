@@ -144,6 +144,7 @@ fn bytes_of(memory: &CpuStorage) -> &[u8] {
         CpuStorage::F32(values) => raw(values),
         CpuStorage::BF16(values) => raw(values),
         CpuStorage::U32(values) => raw(values),
+        CpuStorage::F64(values) => raw(values),
         _ => panic!("memory of a type that no kernel takes"),
     }
 }
@@ -157,16 +158,21 @@ fn write_back(memory: &mut CpuStorage, bytes: &[u8]) {
             let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
             values.iter_mut().zip(halves).for_each(|(v, bits)| *v = bf16::from_bits(bits));
         }
+        CpuStorage::F64(values) => {
+            let words = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+            values.iter_mut().zip(words).for_each(|(v, word)| *v = word);
+        }
         _ => panic!("memory of a type that no kernel takes"),
     }
 }
 
-/// The type of a memory's elements as the shim's kinds count them, and their size.
-fn element(memory: &CpuStorage) -> (u32, usize) {
+/// The shim's kinds of a memory that is read or written, and the size of its elements.
+fn element(memory: &CpuStorage) -> ([u32; 2], usize) {
     match memory {
-        CpuStorage::F32(_) => (0, 4),
-        CpuStorage::BF16(_) => (1, 2),
-        CpuStorage::U32(_) => (2, 4),
+        CpuStorage::F32(_) => ([0, 3], 4),
+        CpuStorage::BF16(_) => ([1, 4], 2),
+        CpuStorage::U32(_) => ([2, 5], 4),
+        CpuStorage::F64(_) => ([9, 10], 8),
         _ => panic!("memory of a type that no kernel takes"),
     }
 }
@@ -181,9 +187,9 @@ fn run_once(
     let library = library(kernel.file);
     let (mut kinds, mut values, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for argument in arguments {
-        let (memory, offset, first_kind) = match argument {
+        let (memory, offset, written) = match argument {
             Argument::Read(view) => (view.memory, view.offset, 0),
-            Argument::Write(memory, offset) => (&**memory, *offset, 3),
+            Argument::Write(memory, offset) => (&**memory, *offset, 1),
             Argument::Null => {
                 (kinds.push(6), values.push(0), copies.push(None));
                 continue;
@@ -197,9 +203,9 @@ fn run_once(
                 continue;
             }
         };
-        let (kind, size) = element(memory);
+        let (of_use, size) = element(memory);
         let copy = Guarded::new(&library, bytes_of(memory));
-        kinds.push(first_kind + kind);
+        kinds.push(of_use[written]);
         values.push(copy.bytes as u64 + (offset * size) as u64);
         copies.push(Some(copy));
     }
@@ -241,6 +247,7 @@ impl Machine for Shim {
             DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
             DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; len]),
             DType::U32 => CpuStorage::U32(vec![u32::MAX; len]),
+            DType::F64 => CpuStorage::F64(vec![f64::NAN; len]),
             other => bail!("no memory of {other:?}"),
         })
     }
@@ -340,4 +347,41 @@ pub(crate) fn result(memory: &CpuStorage, shape: &[usize]) -> Tensor {
     let dtype = if matches!(memory, CpuStorage::BF16(_)) { DType::BF16 } else { DType::F32 };
     let len = shape.iter().product();
     Tensor::from_vec(widened(View::whole(memory, dtype, len)), shape, &candle_core::Device::Cpu).unwrap()
+}
+
+/// The types that kernels take, and how far a result in them may be from its twin's, over the largest magnitude.
+pub(crate) const TYPES: [(DType, f64); 2] = [(DType::F32, 1e-5), (DType::BF16, 1.5e-2)];
+
+/// Pseudo-random inputs of a type, one of each shape.
+pub(crate) fn inputs(shapes: &[&[usize]], dtype: DType) -> Vec<Tensor> {
+    let one = |(i, shape): (usize, &&[usize])| {
+        let values = crate::ops::testing::variable(shape, i as u64 + 1).as_detached_tensor();
+        values.to_dtype(dtype).unwrap()
+    };
+    shapes.iter().enumerate().map(one).collect()
+}
+
+/// The value of a composed twin at `inputs` and, of its sum weighted by `g`, their gradients, in f32 throughout.
+pub(crate) fn gradients(
+    inputs: &[Tensor],
+    g: &Tensor,
+    composed: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> (Tensor, Vec<Tensor>) {
+    let wide = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+    let variables: Vec<_> = inputs.iter().map(|x| candle_core::Var::from_tensor(&wide(x)).unwrap()).collect();
+    let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = composed(&tensors).unwrap();
+    let store = (&y * &wide(g)).unwrap().sum_all().unwrap().backward().unwrap();
+    let found = variables.iter().map(|v| store.get(v).unwrap().clone()).collect();
+    (y.detach(), found)
+}
+
+/// Asserts that kernel results are a twin's, in its shape.
+pub(crate) fn close(memory: &CpuStorage, expected: &Tensor, tolerance: f64) {
+    let found = result(memory, expected.dims());
+    let expected = expected.to_dtype(DType::F32).unwrap();
+    let wrong = found.sum_all().unwrap().to_scalar::<f32>().unwrap().is_nan();
+    assert!(!wrong, "a result is not a number");
+    let gap = crate::ops::testing::gap(&found, &expected);
+    assert!(gap < tolerance, "differs by {gap}");
 }

@@ -1,7 +1,7 @@
 //! Launches of AdamW's update (`adamw.metal`).
 
 use super::gpu::{Argument::*, Gpu, Launch, Library, Scalar, Source, View, count};
-use crate::ops::update::Factors;
+use crate::ops::adamw::Factors;
 use candle_core::Result;
 
 /// Threads of a group.

@@ -66,6 +66,8 @@ pub enum Source {
     RmsNorm,
     /// Rotary embedding.
     Rope,
+    /// Sums of rows that were picked.
+    Rows,
     /// Drawing tokens.
     Sample,
     /// The gate of the feed-forward.
@@ -75,7 +77,7 @@ pub enum Source {
 impl Source {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AdamW,
         Self::Attention,
         Self::DecodeAttention,
@@ -83,6 +85,7 @@ impl Source {
         Self::Norm,
         Self::RmsNorm,
         Self::Rope,
+        Self::Rows,
         Self::Sample,
         Self::Swiglu,
     ];
@@ -97,6 +100,7 @@ impl Source {
             Self::Norm => include_str!("norm.metal"),
             Self::RmsNorm => include_str!("rms_norm.metal"),
             Self::Rope => include_str!("rope.metal"),
+            Self::Rows => include_str!("rows.metal"),
             Self::Sample => include_str!("sample.metal"),
             Self::Swiglu => include_str!("swiglu.metal"),
         }

@@ -5,7 +5,8 @@
 
 use super::device::resident;
 use super::gpu::{Gpu, Scalar, View};
-use super::log_prob::{Logits, add_to, gather_sums};
+use super::log_prob::{Logits, add_to};
+use super::rows::Picked;
 use super::tensors::{Place, storage, tensor};
 use crate::ops::log_prob::Scored;
 use candle_core::op::BackpropOp;
@@ -107,35 +108,35 @@ pub(crate) fn forward(
     Ok((storage(&head.device, scores, shape.elem_count(), DType::F32), shape))
 }
 
-/// Gradients of `hidden` and, if it is wanted, of the head, for the gradient `g: [2, scored]` of the scores.
+/// The gradient of `hidden` for the gradient `g: [2, scored]` of the scores; that of the head, if it is wanted, is added to
+/// the f32 `sum` in place.
 pub(crate) fn backward(
     hidden: &Tensor,
     w: &Tensor,
     scored: &Scored,
     g: &Tensor,
-    trained: bool,
-) -> Result<(Tensor, Option<Tensor>)> {
+    sum: Option<&Tensor>,
+) -> Result<Tensor> {
     let head = Head::new(hidden, w, scored)?;
     let g = g.to_dtype(DType::F32)?.contiguous()?;
     let at_g = Place::of(&g)?;
-    let sum = if trained { Some(Tensor::zeros(w.shape(), DType::F32, w.device())?) } else { None };
     let mut parts = Vec::new();
     for chunk in head.chunks()? {
         let chunk = chunk?;
         head.with(&chunk, |logits| logits.differentiate(&head.device, at_g.view()?))?;
         parts.push(chunk.z.matmul(&head.w)?);
-        if let Some(sum) = &sum {
+        if let Some(sum) = sum {
             head.add(sum, &chunk.z.t()?.matmul(&chunk.x)?)?;
         }
     }
     let (tokens, width) = hidden.dims2()?;
-    let dw = sum.map(|sum| sum.to_dtype(w.dtype())).transpose()?;
     if parts.is_empty() {
-        return Ok((hidden.zeros_like()?, dw));
+        return hidden.zeros_like();
     }
     let parts = Tensor::cat(&parts, 0)?;
     let at_parts = Place::of(&parts)?;
-    let picked = (at_parts.view()?, Scalar::of(parts.dtype())?, width);
-    let dx = gather_sums(&head.device, picked, &scored.rows, tokens)?;
-    Ok((tensor(&head.device, dx, (tokens, width), hidden.dtype()), dw))
+    let scalar = Scalar::of(parts.dtype())?;
+    let picked = Picked { parts: at_parts.view()?, scalar, width, rows: &scored.rows };
+    let dx = picked.gather_sums(&head.device, tokens)?;
+    Ok(tensor(&head.device, dx, (tokens, width), hidden.dtype()))
 }

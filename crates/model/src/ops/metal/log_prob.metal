@@ -154,28 +154,3 @@ kernel void add_to(
         sum[i] += float(part[i]);
     }
 }
-
-// One thread a column of a row of `sums: [rows, width]`: the sum of the rows `order[starts[row]..starts[row + 1]]` of `parts`,
-// in that order, zero where there are none. The gradient of picking rows.
-kernel void gather_sums(
-    device const scalar* parts [[buffer(0)]],
-    device const uint* starts [[buffer(1)]],
-    device const uint* order [[buffer(2)]],
-    device scalar* sums [[buffer(3)]],
-    constant uint& width [[buffer(4)]],
-    constant uint& count [[buffer(5)]],
-    uint group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint simd_count [[simdgroups_per_threadgroup]]
-) {
-    const uint i = group * simd_count * LANES + thread_index;
-    if (i >= count) {
-        return;
-    }
-    const uint row = i / width;
-    float sum = 0.0f;
-    for (uint at = starts[row]; at < starts[row + 1u]; ++at) {
-        sum += float(parts[ulong(order[at]) * ulong(width) + ulong(i % width)]);
-    }
-    sums[i] = scalar(sum);
-}

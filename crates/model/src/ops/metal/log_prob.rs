@@ -1,8 +1,7 @@
 //! Launches over logits: log-probability, entropy and the gradient (`log_prob.metal`).
 
 use super::gpu::{Argument::*, Gpu, Launch, Library, Scalar, Source, View, count};
-use candle_core::{Result, bail};
-use std::sync::Arc;
+use candle_core::Result;
 
 /// Threads of a group.
 const THREADS: usize = 256;
@@ -75,47 +74,4 @@ pub fn add_to<G: Gpu>(gpu: &G, sum: View<G::Memory>, part: View<G::Memory>, scal
         groups: [n.div_ceil(THREADS), 1, 1],
         threads: THREADS,
     })
-}
-
-/// Rows of `parts: [picked, width]` summed where they were picked: row `i` of the result, `[count, width]`, is the sum of
-/// those rows `j` for which `rows[j] = i`, in their order.
-///
-/// # Errors
-/// Those of the device; a row that is not below `count`.
-pub fn gather_sums<G: Gpu>(
-    gpu: &G,
-    (parts, scalar, width): (View<G::Memory>, Scalar, usize),
-    rows: &[u32],
-    count_of_rows: usize,
-) -> Result<Arc<G::Memory>> {
-    let mut starts = vec![0u32; count_of_rows + 1];
-    for &row in rows {
-        match starts.get_mut(row as usize + 1) {
-            Some(start) => *start += 1,
-            None => bail!("row {row} was picked of {count_of_rows}"),
-        }
-    }
-    for i in 0..count_of_rows {
-        starts[i + 1] += starts[i];
-    }
-    let mut order: Vec<u32> = (0..count(rows.len())?).collect();
-    order.sort_by_key(|&j| rows[j as usize]);
-    let n = count_of_rows * width;
-    let sums = gpu.allocate(n * scalar.bytes())?;
-    let (starts, order) = (gpu.upload(&starts)?, gpu.upload(&order)?);
-    gpu.launch(Launch {
-        library: Library::new(Source::LogProb, scalar),
-        function: "gather_sums",
-        arguments: vec![
-            Read(parts),
-            Read(View::all(&starts)),
-            Read(View::all(&order)),
-            Write(View::all(&sums)),
-            U32(count(width)?),
-            U32(count(n)?),
-        ],
-        groups: [n.div_ceil(THREADS), 1, 1],
-        threads: THREADS,
-    })?;
-    Ok(sums)
 }

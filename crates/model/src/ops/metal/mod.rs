@@ -3,24 +3,25 @@
 //! An op's launches are in the file of its name, in the terms of [`gpu`]. `tests` runs them on the CPU against the composed
 //! twins.
 
-pub mod adamw;
-pub mod attention;
-pub mod decode_attention;
+pub(crate) mod adamw;
+pub(crate) mod attention;
+pub(crate) mod decode_attention;
 #[cfg(feature = "metal")]
 mod device;
-pub mod gpu;
+pub(crate) mod gpu;
 #[cfg(feature = "metal")]
 pub(crate) mod head;
 #[cfg(test)]
 mod host;
-pub mod log_prob;
-pub mod norm;
+pub(crate) mod log_prob;
+pub(crate) mod norm;
 #[cfg(feature = "metal")]
 pub(crate) mod optimizer;
-pub mod rms_norm;
-pub mod rope;
-pub mod sample;
-pub mod swiglu;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod rows;
+pub(crate) mod sample;
+pub(crate) mod swiglu;
 #[cfg(feature = "metal")]
 pub(crate) mod tensors;
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use super::gpu::{Gpu, Scalar, View};
 use super::tensors::{Place, tensor};
 use super::{adamw as update, log_prob, norm};
-use crate::ops::update::{Factors, Variable};
+use crate::ops::adamw::{Factors, State};
 use candle_core::{DType, Result, Tensor};
 
 /// AdamW's update in place.
-pub(crate) fn adamw(variable: &Variable, factors: Factors) -> Result<()> {
-    let Variable { values, master, first, second, gradient } = *variable;
+pub(crate) fn adamw(state: State, gradient: &Tensor, factors: Factors) -> Result<()> {
+    let State { value: values, master, first, second } = state;
     let masters = master.map(Place::of).transpose()?;
     let (values_at, first, second) = (Place::of(values)?, Place::of(first)?, Place::of(second)?);
     let gradient = gradient.contiguous()?;
@@ -32,8 +32,8 @@ pub(crate) fn add_to(sum: &Tensor, part: &Tensor) -> Result<()> {
     log_prob::add_to(part.device().as_metal_device()?, to.view()?, from.view()?, scalar, part.elem_count())
 }
 
-/// The sum of the squares of each tensor.
-pub(crate) fn squares(tensors: &[&Tensor]) -> Result<Vec<f32>> {
+/// The sum of the squares of each tensor, added up in f32.
+pub(crate) fn squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     let Some(first) = tensors.first() else { return Ok(Vec::new()) };
     let device = first.device().as_metal_device()?;
     let sums = device.allocate(tensors.len() * 4)?;
@@ -41,5 +41,6 @@ pub(crate) fn squares(tensors: &[&Tensor]) -> Result<Vec<f32>> {
         let at = Place::of(tensor)?;
         norm::squares(device, at.view()?, tensor.elem_count(), View::all(&*sums), place)?;
     }
-    tensor(device, sums, tensors.len(), DType::F32).to_vec1()
+    let sums: Vec<f32> = tensor(device, sums, tensors.len(), DType::F32).to_vec1()?;
+    Ok(sums.into_iter().map(f64::from).collect())
 }

@@ -4,6 +4,7 @@
 
 use super::device::resident;
 use super::gpu::{Scalar, View};
+use super::rows::Picked;
 use super::{attention, rms_norm, rope, swiglu};
 use crate::ops::{Heads, RopeTable};
 use candle_core::op::BackpropOp;
@@ -51,11 +52,6 @@ pub(super) fn tensor(device: &MetalDevice, memory: Arc<Buffer>, shape: impl Into
     Tensor::from_storage(storage, shape, BackpropOp::none(), false)
 }
 
-/// Whether there are kernels for activations like `x`.
-pub(crate) fn fused(x: &Tensor) -> bool {
-    x.device().is_metal() && matches!(x.dtype(), DType::F32 | DType::BF16)
-}
-
 /// The type that all of these tensors have.
 fn scalar_of(dtypes: &[DType]) -> Result<Scalar> {
     match dtypes {
@@ -67,7 +63,7 @@ fn scalar_of(dtypes: &[DType]) -> Result<Scalar> {
 /// Forward passes, called by candle with storages, in the order of each op's inputs.
 pub(crate) mod forward {
     use super::*;
-    use candle_core::backend::BackendStorage;
+    use candle_core::backend::{BackendDevice, BackendStorage};
 
     /// `x: [.., width]`, `w: [width]`.
     pub(crate) fn rms_norm(
@@ -98,6 +94,16 @@ pub(crate) mod forward {
         let op = swiglu::Gate { gate: view(gate, lg)?, up: view(up, lu)?, scalar, count };
         let y = op.forward(gate.device())?;
         Ok((storage(gate.device(), y, count, gate.dtype()), lg.shape().clone()))
+    }
+
+    /// Rows `ids` of `table: [vocab, width]`.
+    pub(crate) fn embedding(
+        (table, layout): (&MetalStorage, &Layout),
+        ids: &[u32],
+    ) -> Result<(MetalStorage, Shape)> {
+        let ids = table.device().storage_from_slice(ids).map(|storage| (storage, Layout::contiguous(ids.len())))?;
+        let rows = table.index_select(&ids.0, layout, &ids.1, 0)?;
+        Ok((rows, Shape::from((ids.1.shape().elem_count(), layout.shape().dims2()?.1))))
     }
 
     /// `x: [tokens, width]`.
@@ -197,6 +203,22 @@ pub(crate) mod backward {
         let width = g.dim(1)?;
         let rotated = rotate(device, (place.view()?, g.dtype(), width), angles, positions, sign)?;
         Ok(tensor(device, rotated, g.shape(), g.dtype()))
+    }
+
+    /// The gradient of `table` whose rows `ids` were picked, for their gradient `g: [ids, width]`.
+    pub(crate) fn embedding(table: &Tensor, ids: &[u32], g: &Tensor) -> Result<Tensor> {
+        let (device, g) = (g.device().as_metal_device()?, g.contiguous()?);
+        let (place, (total, width)) = (Place::of(&g)?, table.dims2()?);
+        let picked = Picked { parts: place.view()?, scalar: Scalar::of(g.dtype())?, width, rows: ids };
+        Ok(tensor(device, picked.gather_sums(device, total)?, table.shape(), g.dtype()))
+    }
+
+    /// The same added to f32 sums of the table's shape.
+    pub(crate) fn add_picked(sums: &Tensor, ids: &[u32], g: &Tensor) -> Result<()> {
+        let (device, g) = (g.device().as_metal_device()?, g.contiguous()?);
+        let (at_sums, at_g, (total, width)) = (Place::of(sums)?, Place::of(&g)?, sums.dims2()?);
+        let picked = Picked { parts: at_g.view()?, scalar: Scalar::of(g.dtype())?, width, rows: ids };
+        picked.add_to(device, at_sums.view()?, total)
     }
 
     /// What the forward pass was given, and what it gave.

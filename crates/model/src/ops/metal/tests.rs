@@ -177,7 +177,7 @@ fn adamw_follows_its_formula() -> Result<()> {
             scalar,
             count: n,
         };
-        let f = crate::ops::update::Factors {
+        let f = crate::ops::adamw::Factors {
             grad_scale: 0.5,
             beta1: 0.9,
             one_minus_beta1: 0.1,
@@ -397,10 +397,16 @@ fn gathered_sums_are_the_gradient_of_picking_rows() -> Result<()> {
     let rows: Vec<u32> = (0..50).map(|i| i * 7 % 20).collect();
     for scalar in SCALARS {
         let (parts, values) = held(&variable(&[50, 33], 1), scalar);
-        let got = log_prob::gather_sums(&host, (View::all(&*parts), scalar, 33), &rows, 23)?;
+        let op = rows::Picked { parts: View::all(&*parts), scalar, width: 33, rows: &rows };
+        let got = op.gather_sums(&host, 23)?;
         let picked = Tensor::new(rows.as_slice(), &Device::Cpu)?;
         let want = Tensor::zeros((23, 33), DType::F32, &Device::Cpu)?.index_add(&picked, &values, 0)?;
         assert_close("sums", &read(&got, scalar, &[23, 33]), &want, tolerance(scalar));
+        let (sums, before) = floats(23 * 33, 5);
+        op.add_to(&host, View::all(&*sums), 23)?;
+        let want = (want + Tensor::from_vec(before, (23, 33), &Device::Cpu)?)?;
+        assert_close("added", &read(&sums, Scalar::F32, &[23, 33]), &want, 1e-5);
+        assert!(op.gather_sums(&host, 19).is_err() && op.add_to(&host, View::all(&*sums), 19).is_err());
     }
     Ok(())
 }
