@@ -3,7 +3,7 @@
 //! With a gradient `g` that `grad_scale` has clipped: `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`,
 //! `p = keep p - step_size m / (second_scale sqrt(v) + epsilon)`. On a GPU it is one pass that writes where the tensors are.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// The factors of one step, for one variable.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub struct State<'a> {
 
 /// Whether [`update`] has a kernel for a variable.
 pub fn is_fused(value: &Tensor) -> bool {
-    !value.device().is_cpu() && super::fused(value) && matches!(value.dtype(), DType::F32 | DType::BF16)
+    !value.device().is_cpu() && super::fused(value)
 }
 
 /// Steps a variable on a GPU in place; the gradient is f32. Returns whether there is a kernel for it; else nothing happened.
@@ -69,23 +69,24 @@ pub fn update(state: State, gradient: &Tensor, factors: &Factors) -> Result<bool
         super::metal::optimizer::adamw(state, gradient, *factors)?;
         return Ok(true);
     }
+    // Without a GPU's kernels nothing takes them.
+    let _ = factors;
     Ok(false)
 }
 
 #[cfg(feature = "cuda")]
 fn on_cuda(state: State, gradient: &Tensor, factors: &Factors) -> Result<()> {
     use super::cuda::adamw::Update;
-    use super::cuda::device::{Gpu, with, write};
+    use super::cuda::device::{with, write};
     let State { value, master, first, second } = state;
-    with([gradient], |gpu: &Gpu, [gradient]| {
+    with([gradient], |gpu, [gradient]| {
         write(value, |values, dtype| {
             write(first, |first, _| {
-                write(second, |second, _| {
-                    let update = |master| Update { values, dtype, master, first, second, gradient };
-                    match master {
-                        Some(master) => write(master, |master, _| update(Some(master)).apply(gpu, factors)),
-                        None => update(None).apply(gpu, factors),
-                    }
+                write(second, |second, _| match master {
+                    Some(master) => write(master, |master, _| {
+                        Update { values, dtype, master: Some(master), first, second, gradient }.apply(gpu, factors)
+                    }),
+                    None => Update { values, dtype, master: None, first, second, gradient }.apply(gpu, factors),
                 })
             })
         })

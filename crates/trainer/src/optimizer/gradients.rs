@@ -199,7 +199,9 @@ impl Gradients {
     /// The name of the first variable whose gradient has a value that is not finite.
     pub(super) fn first_not_finite(&self) -> Result<&str> {
         let mut named = self.entries.iter().zip(self.squares()?);
-        Ok(named.find(|(_, squares)| !squares.is_finite()).map_or("all variables together", |(entry, _)| &entry.name))
+        Ok(named
+            .find(|(_, squares)| !squares.is_finite())
+            .map_or("all variables together", |(entry, _)| entry.name.as_str()))
     }
 }
 

@@ -151,7 +151,7 @@ impl<D: Machine> Attention<'_, D> {
             Argument::Read(self.q),
             Argument::Read(self.k),
             Argument::Read(self.v),
-            Argument::Read(View::whole(&memory, DType::U32, numbers.len())),
+            Argument::Read(View::whole(&*memory, DType::U32, numbers.len())),
             Argument::Write(&mut out, 0),
             Argument::Write(&mut lse, 0),
         ];
@@ -220,7 +220,7 @@ mod tests {
         let (y, expected) = gradients(&x[..3], &x[3], |x| composed(&x[0], &x[1], &x[2], heads, offsets));
         let copies: Vec<Copied> = x.iter().map(Copied::new).collect();
         let [q, k, v, g] = [0, 1, 2, 3].map(|i| copies[i].view());
-        let spans = Spans::new(offsets);
+        let spans = Spans::of(&offsets.into());
         let attention = Attention { machine: &shim, q, k, v, heads, spans: &spans };
         let (out, lse) = attention.forward().unwrap();
         close(&out, &y, tolerance);

@@ -66,6 +66,7 @@ pub(crate) fn bias_gradient<M: Machine>(machine: &M, g: View<'_, M::Memory>, out
 mod tests {
     use super::super::shim::{Copied, TYPES, close, gradients, inputs, shim};
     use super::*;
+    use crate::kernels::packed::Compute;
     use crate::ops::linear::composed;
 
     #[test]
@@ -74,7 +75,7 @@ mod tests {
         for (dtype, tolerance) in TYPES {
             for (tokens, inner, out) in [(1, 3, 2), (9, 128, 65), (150, 16, 300)] {
                 let x = inputs(&[&[tokens, inner], &[out, inner], &[out], &[tokens, out]], dtype);
-                let (y, expected) = gradients(&x[..3], &x[3], |x| composed(&x[0], &x[1], Some(&x[2])));
+                let (y, expected) = gradients(&x[..3], &x[3], |x| composed(&x[0], &x[1], Some(&x[2]), Compute::F32));
                 let copies: Vec<Copied> = x.iter().map(Copied::new).collect();
                 let [x, w, b, g] = [0, 1, 2, 3].map(|i| copies[i].view());
                 let shape = [out, inner];

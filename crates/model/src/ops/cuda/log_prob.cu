@@ -60,11 +60,11 @@ __device__ void log_sums_of(const T *hidden, const T *head, const uint32_t *targ
 }
 
 // `dz_j = ([j = y] g - p_j (g + h (log p_j + entropy))) inverse` for gradients `g` of the log-probability and `h` of the
-// entropy, both in `gradients: [2, rows]`. Blocks of y take a row each, those of x a part of the strip.
+// entropy, both in `gradients: [2, rows]`. Blocks of x take a row each, those of y a part of the strip.
 template <class T>
 __device__ void backward(const float *z, const uint32_t *targets, const float *log_sums, const float *scores,
                          const float *gradients, T *dz, uint32_t rows, uint32_t strip, uint32_t first, float inverse) {
-    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    const uint32_t i = blockIdx.y * blockDim.x + threadIdx.x, row = blockIdx.x;
     if (i >= strip) return;
     const size_t at = size_t(row) * strip + i;
     const float g = gradients[row], h = gradients[rows + row];

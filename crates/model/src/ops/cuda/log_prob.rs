@@ -171,7 +171,7 @@ impl<D: Machine> Head<'_, D> {
                 Argument::size(first)?,
                 self.inverse(),
             ];
-            let grid = Grid { blocks: [len.div_ceil(256), rows, 1], threads: 256, shared: 0 };
+            let grid = Grid { blocks: [rows, len.div_ceil(256), 1], threads: 256, shared: 0 };
             // SAFETY: `log_prob_backward_*(z, targets, log_sums, scores, gradients, dz, rows, strip, first, inverse)`; each
             // thread writes one element of `dz: [rows, strip]`.
             unsafe { self.machine.launch(Kernel { file: "log_prob", name: &name }, grid, arguments)? };
@@ -197,6 +197,7 @@ impl<D: Machine> Head<'_, D> {
 mod tests {
     use super::super::shim::{Copied, TYPES, close, gradients, inputs, shim};
     use super::*;
+    use crate::kernels::packed::Compute;
     use crate::ops::log_prob::composed;
 
     /// Rows that repeat and rows that are not scored, strips that do not fit the vocabulary.
@@ -208,7 +209,8 @@ mod tests {
         let targets: Arc<[u32]> = (0..count as u32).map(|i| i * 29 % 77).collect();
         for (dtype, tolerance) in TYPES {
             for (temperature, strip) in [(1.0, 77), (0.6, 32)] {
-                let scored = Scored { rows: rows.clone(), targets: targets.clone(), temperature };
+                let scored =
+                    Scored { rows: rows.clone(), targets: targets.clone(), temperature, compute: Compute::F32 };
                 let x = inputs(&[&[tokens, width], &[vocab, width], &[2, count]], dtype);
                 let g = x[2].to_dtype(DType::F32).unwrap();
                 let (y, expected) = gradients(&x[..2], &g, |x| composed(&x[0], &x[1], &scored));

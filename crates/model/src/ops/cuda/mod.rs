@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// A device that runs kernels, in the order of their launches.
 pub(crate) trait Machine {
     /// A block of device memory with a type of element.
-    type Memory;
+    type Memory: 'static;
 
     /// Memory whose contents are whatever was there; a kernel has to write each element before one reads it.
     fn allocate(&self, dtype: DType, len: usize) -> Result<Self::Memory>;

@@ -20,9 +20,9 @@ pub(crate) fn rotate<M: Machine>(
     let kernel = Kernel { file: "rope", name: &format!("rope_{}", suffix(x.dtype)?) };
     let arguments = &mut [
         Argument::Read(x),
-        Argument::Read(View::whole(&cosines, candle_core::DType::F32, table.cos.len())),
-        Argument::Read(View::whole(&sines, candle_core::DType::F32, table.sin.len())),
-        Argument::Read(View::whole(&places, candle_core::DType::U32, tokens)),
+        Argument::Read(View::whole(&*cosines, candle_core::DType::F32, table.cos.len())),
+        Argument::Read(View::whole(&*sines, candle_core::DType::F32, table.sin.len())),
+        Argument::Read(View::whole(&*places, candle_core::DType::U32, tokens)),
         Argument::Write(&mut y, 0),
         Argument::size(tokens)?,
         Argument::size(x.len / tokens.max(1))?,

@@ -44,7 +44,7 @@ pub(crate) fn gather<M: Machine>(
     let kernel = Kernel { file: "rows", name: &format!("rows_gather_{}", suffix(table.dtype)?) };
     let arguments = &mut [
         Argument::Read(table),
-        Argument::Read(View::whole(&numbers, DType::U32, rows.len())),
+        Argument::Read(View::whole(&*numbers, DType::U32, rows.len())),
         Argument::Write(&mut y, 0),
         Argument::size(width)?,
     ];

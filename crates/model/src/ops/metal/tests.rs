@@ -249,6 +249,7 @@ fn scores_of_rows_and_logit_gradients_equal_their_twin() -> Result<()> {
                 rows: (0..rows as u32).collect(),
                 targets: targets.as_slice().into(),
                 temperature,
+                compute: crate::kernels::packed::Compute::F32,
             };
             let want = crate::ops::log_prob::composed(&zs, &units, &scored)?;
             let places = host.upload(&targets)?;
