@@ -3,7 +3,9 @@
 //! An [`Engine`] takes weights and requests and gives [`Rollout`]s. [`Local`] is the engine in this process, with
 //! continuous batching; it knows tokens and a budget, not answers.
 
+mod backend;
 mod batch;
+mod device;
 mod engine;
 mod local;
 pub mod pick;
@@ -13,5 +15,6 @@ mod rollout;
 pub use engine::{Control, Engine, Error, Request, Result, Sampled};
 pub use local::{Limits, Local, Work};
 pub use model::decode::Compute;
+pub use model::decode_device::Form;
 pub use pick::Sampling;
 pub use rollout::{Finish, Rollout};

@@ -18,6 +18,7 @@ pub(crate) mod metal;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub(crate) mod streamed_head;
 pub mod swiglu;
 
