@@ -357,8 +357,15 @@ impl Qwen2 {
         Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
     }
 
-    /// One decoder block, a row a token at its position, whose rotated queries, keys and values are mixed by `attend`.
-    pub(crate) fn block_with(&self, index: usize, x: &Tensor, positions: &Arc<[u32]>, attend: Attend) -> Result<Tensor> {
+    /// One decoder block, a row a token, whose queries, keys and values are mixed by `attend`; rotated by their `positions`
+    /// before, unless there are none.
+    pub(crate) fn block_with(
+        &self,
+        index: usize,
+        x: &Tensor,
+        positions: Option<&Arc<[u32]>>,
+        attend: Attend,
+    ) -> Result<Tensor> {
         let (x, gated) = self.before_last(index, x, positions, attend)?;
         Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
     }
@@ -372,7 +379,7 @@ impl Qwen2 {
     /// The residual stream after attention, and the input of the block's last product.
     fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
         let heads = self.config.heads;
-        self.before_last(index, x, &batch.positions, &|q, k, v| Ok(attention(q, k, v, heads, &batch.offsets)?))
+        self.before_last(index, x, Some(&batch.positions), &|q, k, v| Ok(attention(q, k, v, heads, &batch.offsets)?))
     }
 
     /// The same, with any way to attend.
@@ -380,7 +387,7 @@ impl Qwen2 {
         &self,
         index: usize,
         x: &Tensor,
-        positions: &Arc<[u32]>,
+        positions: Option<&Arc<[u32]>>,
         attend: Attend,
     ) -> Result<(Tensor, Tensor)> {
         let (eps, layer, compute) = (self.config.rms_norm_eps, &self.layers[index], self.compute);
@@ -389,7 +396,9 @@ impl Qwen2 {
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
         }
-        let (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
+        if let Some(positions) = positions {
+            (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
+        }
         let v = layer.v.apply(&normed, compute)?;
         let mixed = attend(&q, &k, &v)?;
         let x = (x + layer.o.apply(&mixed, compute)?)?;

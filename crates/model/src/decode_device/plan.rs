@@ -80,6 +80,7 @@ impl Plan {
     }
 
     /// Whether every span feeds one token and wants logits: the step that rollouts repeat.
+    #[cfg(any(feature = "cuda", test))]
     pub fn only_decodes(&self) -> bool {
         self.wanted.len() == self.tokens.len()
     }

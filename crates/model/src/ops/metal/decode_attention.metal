@@ -116,29 +116,8 @@ kernel void decode_attention(
     }
 }
 
-// One thread an element of `new: [tokens, stride]`: a row goes to its slot of the cache.
-kernel void write_cache(
-    device const scalar* new_keys [[buffer(0)]],
-    device const scalar* new_values [[buffer(1)]],
-    device const uint* slots [[buffer(2)]],
-    device scalar* keys [[buffer(3)]],
-    device scalar* values [[buffer(4)]],
-    constant uint& stride [[buffer(5)]],
-    constant uint& count [[buffer(6)]],
-    uint group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint simd_count [[simdgroups_per_threadgroup]]
-) {
-    const uint i = group * simd_count * LANES + thread_index;
-    if (i >= count) {
-        return;
-    }
-    const ulong to = ulong(slots[i / stride]) * ulong(stride) + ulong(i % stride);
-    keys[to] = new_keys[i];
-    values[to] = new_values[i];
-}
-
-// The same for keys that are rotated on their way, one thread a pair of columns. cosines, sines: [positions, half].
+// One thread a pair of columns of `new_keys, new_values: [tokens, stride]`: a row goes to its slot of the cache, the keys
+// rotated on their way. cosines, sines: [positions, half].
 kernel void rotate_into_cache(
     device const scalar* new_keys [[buffer(0)]],
     device const scalar* new_values [[buffer(1)]],
@@ -146,7 +125,7 @@ kernel void rotate_into_cache(
     device scalar* keys [[buffer(3)]],
     device scalar* values [[buffer(4)]],
     constant uint& stride [[buffer(5)]],
-    constant uint& count [[buffer(6)]],
+    constant uint& pairs [[buffer(6)]],
     device const uint* positions [[buffer(7)]],
     device const float* cosines [[buffer(8)]],
     device const float* sines [[buffer(9)]],
@@ -155,7 +134,7 @@ kernel void rotate_into_cache(
     uint simd_count [[simdgroups_per_threadgroup]]
 ) {
     const uint pair = group * simd_count * LANES + thread_index;
-    if (2u * pair >= count) {
+    if (pair >= pairs) {
         return;
     }
     const uint half_dim = HEAD_DIM / 2;

@@ -60,28 +60,21 @@ impl<M> Cache<'_, M> {
         Library { head_dim: self.heads.dim, ..Library::new(Source::DecodeAttention, self.scalar) }
     }
 
-    /// Writes `keys, values: [tokens, key_value * dim]` to their slots, the keys rotated where there are angles.
+    /// Writes `keys, values: [tokens, key_value * dim]` to their slots, the keys rotated on their way.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn write<G: Gpu<Memory = M>>(
-        &self,
-        gpu: &G,
-        keys: View<M>,
-        values: View<M>,
-        angles: Option<&Angles<M>>,
-    ) -> Result<()> {
+    pub fn write<G: Gpu<Memory = M>>(&self, gpu: &G, keys: View<M>, values: View<M>, angles: &Angles<M>) -> Result<()> {
         let stride = self.heads.key_value * self.heads.dim;
-        let elements = self.tokens * stride;
+        let pairs = self.tokens * stride / 2;
         let (inputs, cache) = ([keys, values, self.slots].map(Read), [self.keys, self.values].map(Write));
-        let sizes = [U32(count(stride)?), U32(count(elements)?)];
-        let angles = angles.map(|angles| [self.positions, angles.cosines, angles.sines].map(Read));
-        let work = if angles.is_some() { elements / 2 } else { elements };
+        let sizes = [U32(count(stride)?), U32(count(pairs)?)];
+        let angles = [self.positions, angles.cosines, angles.sines].map(Read);
         gpu.launch(Launch {
             library: self.library(),
-            function: if angles.is_some() { "rotate_into_cache" } else { "write_cache" },
-            arguments: inputs.into_iter().chain(cache).chain(sizes).chain(angles.into_iter().flatten()).collect(),
-            groups: [work.div_ceil(THREADS), 1, 1],
+            function: "rotate_into_cache",
+            arguments: inputs.into_iter().chain(cache).chain(sizes).chain(angles).collect(),
+            groups: [pairs.div_ceil(THREADS), 1, 1],
             threads: THREADS,
         })
     }

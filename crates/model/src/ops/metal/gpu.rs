@@ -4,7 +4,9 @@
 //! that on a Mac; in tests, the same launches of the same kernel sources run on the CPU (`host`), wherever a C++ compiler
 //! is. What is left for a Mac alone is the few lines of `device`.
 
-use candle_core::{DType, Result, bail};
+#[cfg(feature = "metal")]
+use candle_core::DType;
+use candle_core::{Result, bail};
 use std::sync::Arc;
 
 /// Threads of a SIMD-group, on every Apple GPU.
@@ -24,6 +26,7 @@ impl Scalar {
     ///
     /// # Errors
     /// When there are no kernels for it.
+    #[cfg(feature = "metal")]
     pub fn of(dtype: DType) -> Result<Self> {
         match dtype {
             DType::F32 => Ok(Self::F32),

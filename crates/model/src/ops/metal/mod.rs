@@ -5,6 +5,8 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+#[cfg(feature = "metal")]
+pub(crate) mod decode;
 pub(crate) mod decode_attention;
 #[cfg(feature = "metal")]
 mod device;

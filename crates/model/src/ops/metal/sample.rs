@@ -1,6 +1,7 @@
 //! Launches of drawing tokens (`sample.metal`).
 
 use super::gpu::{Argument::*, Gpu, Launch, Library, Scalar, Source, View, count};
+use crate::ops::sample::Distribution;
 use candle_core::{Result, bail};
 use std::sync::Arc;
 
@@ -8,18 +9,7 @@ use std::sync::Arc;
 const THREADS: usize = 256;
 
 /// Tokens of the largest vocabulary.
-const LARGEST: usize = 1 << 19;
-
-/// What tokens are drawn from.
-#[derive(Clone, Copy, Debug)]
-pub struct Distribution {
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f64,
-    /// Keeps the fewest likeliest tokens that hold this share of the probability; 1 keeps all.
-    pub top_p: f64,
-    /// Keeps so many of the likeliest tokens; 0 keeps all.
-    pub top_k: usize,
-}
+pub(crate) const LARGEST: usize = 1 << 19;
 
 /// What was drawn.
 pub struct Drawn<M> {
