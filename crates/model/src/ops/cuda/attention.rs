@@ -121,7 +121,7 @@ impl<D: Machine> Attention<'_, D> {
         let file = if tiled { "attention_tiles" } else { "attention" };
         // SAFETY: every caller gives the kernel's pointers in its order, of shapes that `check` has held against the spans;
         // blocks are those of the spans' tiles, or of their tokens.
-        unsafe { self.machine.launch(Kernel { file, name }, grid, arguments) }
+        unsafe { self.machine.launch(Kernel { file, name }, grid, &mut arguments) }
     }
 
     /// A grid over tokens, one a warp.

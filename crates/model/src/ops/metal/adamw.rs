@@ -9,8 +9,10 @@ const THREADS: usize = 256;
 
 /// In the order of the kernel's struct.
 fn words(f: Factors) -> [u32; 9] {
-    let Factors { grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, second_scale, epsilon, keep } = f;
-    [grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, second_scale, epsilon, keep].map(f32::to_bits)
+    let Factors { grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, second_scale, epsilon, keep } =
+        f;
+    [grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, second_scale, epsilon, keep]
+        .map(f32::to_bits)
 }
 
 /// One variable, all `[count]`; everything but `values` is f32.

@@ -106,13 +106,7 @@ impl<M> Attention<'_, M> {
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn backward<G: Gpu<Memory = M>>(
-        &self,
-        gpu: &G,
-        out: View<M>,
-        lse: View<M>,
-        g: View<M>,
-    ) -> Result<[Arc<M>; 3]> {
+    pub fn backward<G: Gpu<Memory = M>>(&self, gpu: &G, out: View<M>, lse: View<M>, g: View<M>) -> Result<[Arc<M>; 3]> {
         let delta = self.delta(gpu, out, g)?;
         let simds = back_simds(self.heads.dim);
         let blocks = self.blocks(simds * OWN_ROWS)?;

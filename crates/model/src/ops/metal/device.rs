@@ -117,7 +117,10 @@ type Copied = (Box<dyn Fn() -> bool + Send>, Arc<Buffer>);
 static RESIDENT: LazyLock<Mutex<HashMap<(DeviceId, usize), Copied>>> = LazyLock::new(Mutex::default);
 
 /// These numbers on the device, copied once for as long as they live.
-pub(super) fn resident<T: Word + Send + Sync + 'static>(device: &MetalDevice, numbers: &Arc<[T]>) -> Result<Arc<Buffer>> {
+pub(super) fn resident<T: Word + Send + Sync + 'static>(
+    device: &MetalDevice,
+    numbers: &Arc<[T]>,
+) -> Result<Arc<Buffer>> {
     let key = (device.id(), numbers.as_ptr().addr());
     let mut copies = RESIDENT.lock().unwrap_or_else(PoisonError::into_inner);
     // Numbers that have gone may have left their address to others.

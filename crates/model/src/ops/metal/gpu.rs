@@ -135,9 +135,7 @@ impl Library {
             _ => &[0],
         };
         let files = Source::ALL.into_iter().flat_map(move |source| dims(source).iter().map(move |&dim| (source, dim)));
-        files.flat_map(|(source, head_dim)| {
-            [Scalar::F32, Scalar::Bf16].map(|scalar| Self { source, scalar, head_dim })
-        })
+        files.flat_map(|(source, head_dim)| [Scalar::F32, Scalar::Bf16].map(|scalar| Self { source, scalar, head_dim }))
     }
 
     /// The text to compile.

@@ -192,7 +192,8 @@ pub fn check_address_spaces(library: &Library) -> Option<()> {
     }
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("kernel.clcpp");
-    let text: Vec<String> = library.text().lines().filter(|l| !l.starts_with("#include")).map(without_attributes).collect();
+    let text: Vec<String> =
+        library.text().lines().filter(|l| !l.starts_with("#include")).map(without_attributes).collect();
     std::fs::write(&source, format!("#include \"metal_spaces.h\"\n{}", text.join("\n"))).unwrap();
     let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
     let flags = ["-cc1", "-x", "clcpp", "-cl-std=clc++2021", "-triple", "spir64", "-fsyntax-only", "-Wall", "-Werror"];

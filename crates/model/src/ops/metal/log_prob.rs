@@ -29,8 +29,7 @@ pub struct Logits<'a, M> {
 impl<M> Logits<'_, M> {
     fn launch<G: Gpu<Memory = M>>(&self, gpu: &G, function: &'static str, other: View<M>) -> Result<()> {
         let (scoring, logits) = (function == "score_rows", self.logits);
-        let (logits, other) =
-            if scoring { (Read(logits), Write(other)) } else { (Write(logits), Read(other)) };
+        let (logits, other) = if scoring { (Read(logits), Write(other)) } else { (Write(logits), Read(other)) };
         let sizes = [U32(count(self.vocab)?), U32(count(self.first)?), U32(count(self.all)?)];
         gpu.launch(Launch {
             library: Library::new(Source::LogProb, self.scalar),

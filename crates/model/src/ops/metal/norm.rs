@@ -13,13 +13,7 @@ const SPAN: usize = 1 << 14;
 ///
 /// # Errors
 /// Those of the device.
-pub fn squares<G: Gpu>(
-    gpu: &G,
-    values: View<G::Memory>,
-    n: usize,
-    sums: View<G::Memory>,
-    place: usize,
-) -> Result<()> {
+pub fn squares<G: Gpu>(gpu: &G, values: View<G::Memory>, n: usize, sums: View<G::Memory>, place: usize) -> Result<()> {
     let library = Library::new(Source::Norm, Scalar::F32);
     let groups = n.div_ceil(SPAN);
     let parts = gpu.allocate(groups * 4)?;

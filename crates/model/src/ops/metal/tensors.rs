@@ -97,10 +97,7 @@ pub(crate) mod forward {
     }
 
     /// Rows `ids` of `table: [vocab, width]`.
-    pub(crate) fn embedding(
-        (table, layout): (&MetalStorage, &Layout),
-        ids: &[u32],
-    ) -> Result<(MetalStorage, Shape)> {
+    pub(crate) fn embedding((table, layout): (&MetalStorage, &Layout), ids: &[u32]) -> Result<(MetalStorage, Shape)> {
         let ids = table.device().storage_from_slice(ids).map(|storage| (storage, Layout::contiguous(ids.len())))?;
         let rows = table.index_select(&ids.0, layout, &ids.1, 0)?;
         Ok((rows, Shape::from((ids.1.shape().elem_count(), layout.shape().dims2()?.1))))

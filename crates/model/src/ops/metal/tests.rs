@@ -71,8 +71,7 @@ fn rms_norm_equals_its_twin() -> Result<()> {
             let (x, xs) = held(&variable(&[rows, width], 1), scalar);
             let (w, ws) = held(&variable(&[width], 2), scalar);
             let (g, gs) = held(&variable(&[rows, width], 3), scalar);
-            let norm =
-                rms_norm::Norm { x: View::all(&*x), w: View::all(&*w), scalar, rows, width, eps: 1e-6 };
+            let norm = rms_norm::Norm { x: View::all(&*x), w: View::all(&*w), scalar, rows, width, eps: 1e-6 };
             let want = crate::ops::rms_norm::composed(&xs, &ws, 1e-6)?;
             assert_close("y", &read(&*norm.forward(&host)?, scalar, &[rows, width]), &want, tolerance(scalar));
             let got = norm.backward(&host, View::all(&*g))?;
@@ -229,7 +228,9 @@ fn attention_equals_its_twin() -> Result<()> {
         let want = gradients(&want, &gs, &[&qs, &ks, &vs]);
         // The outputs that the backward reads were rounded.
         let allowed = 2.0 * tolerance(scalar);
-        for ((name, shape), (got, want)) in [("dq", wide), ("dk", narrow), ("dv", narrow)].iter().zip(got.iter().zip(want)) {
+        for ((name, shape), (got, want)) in
+            [("dq", wide), ("dk", narrow), ("dv", narrow)].iter().zip(got.iter().zip(want))
+        {
             assert_close(&format!("{name} of {heads:?}"), &read(got, scalar, shape), &want, allowed);
         }
     }
@@ -324,7 +325,12 @@ fn decode_attention_reads_what_was_written() -> Result<()> {
             let ks = crate::ops::rope::composed(&ks, &angles, &positions)?;
             let want = crate::ops::attention::composed(&qs, &ks, &vs, heads, &[0, 37, 42])?;
             let got = cache.attend(&host, View::all(&*q), &of)?;
-            assert_close(&format!("{heads:?}"), &read(&got, scalar, &[tokens, query * dim]), &want, 2.0 * tolerance(scalar));
+            assert_close(
+                &format!("{heads:?}"),
+                &read(&got, scalar, &[tokens, query * dim]),
+                &want,
+                2.0 * tolerance(scalar),
+            );
         }
     }
     Ok(())
