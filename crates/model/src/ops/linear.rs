@@ -11,14 +11,12 @@ use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized}
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 
 /// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`. `compute` is for f32 activations on the CPU; elsewhere
 /// products are in the type of `x`.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) -> Result<Tensor> {
-    if x.device().is_metal() {
-        // candle's product is a kernel there, in the type of `x`, and so are the products of its gradients.
-        return composed(x, w, b, Compute::F32);
-    }
     if !fused(x) {
         fallbacks::note("linear");
         return composed(x, w, b, compute);
@@ -37,9 +35,6 @@ fn typed(w: &Tensor, x: &Tensor) -> Result<Tensor> {
 
 /// What only the gradients of [`linear`] are wanted of: its value is zeros where the fused op runs.
 pub(crate) fn gradient_of_linear(x: &Tensor, w: &Tensor, compute: Compute) -> Result<Tensor> {
-    if x.device().is_metal() {
-        return composed(x, w, None, Compute::F32);
-    }
     if !fused(x) {
         fallbacks::note("linear");
         return composed(x, w, None, compute);
@@ -92,6 +87,15 @@ impl CustomOp2 for Linear {
         on_cuda((x, lx), (w, lw), None)
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
+        let (tokens, out, _) = sizes(lx, lw)?;
+        if !self.value {
+            return super::metal::tensors::forward::zeros(x, (tokens, out));
+        }
+        super::metal::tensors::forward::linear((x, lx), (w, lw), None)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         self.gradients(x, w, g)
     }
@@ -132,6 +136,20 @@ impl CustomOp3 for Linear {
         on_cuda((x, lx), (w, lw), Some((b, lb)))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &MetalStorage,
+        lx: &Layout,
+        w: &MetalStorage,
+        lw: &Layout,
+        b: &MetalStorage,
+        lb: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        sizes(lx, lw)?;
+        super::metal::tensors::forward::linear((x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -146,6 +164,11 @@ impl CustomOp3 for Linear {
         if x.device().is_cuda() {
             use super::cuda::{device, linear};
             let db = || Ok(device::tensor(device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out))?, out));
+            return Ok((dx, dw, b.track_op().then(db).transpose()?));
+        }
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            let db = || super::metal::tensors::backward::bias(g);
             return Ok((dx, dw, b.track_op().then(db).transpose()?));
         }
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
@@ -192,6 +215,10 @@ impl Linear {
     /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
     fn gradients(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (inner, out) = (x.dim(1)?, w.dim(0)?);
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            return super::metal::tensors::backward::linear(x, w, g);
+        }
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, linear};

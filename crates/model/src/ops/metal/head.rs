@@ -7,10 +7,9 @@ use super::device::resident;
 use super::gpu::{Gpu, Scalar, View};
 use super::log_prob::{Logits, add_to};
 use super::rows::Picked;
-use super::tensors::{Place, storage, tensor};
+use super::tensors::{Place, storage, tensor, whole};
 use crate::ops::log_prob::Scored;
-use candle_core::op::BackpropOp;
-use candle_core::{DType, Layout, MetalDevice, MetalStorage, Result, Shape, Storage, Tensor, bail};
+use candle_core::{DType, Layout, MetalDevice, MetalStorage, Result, Shape, Tensor};
 use candle_metal_kernels::metal::Buffer;
 use std::sync::Arc;
 
@@ -84,13 +83,6 @@ impl<'a> Head<'a> {
         let (to, from) = (Place::of(sum)?, Place::of(part)?);
         add_to(&self.device, to.view()?, from.view()?, Scalar::of(part.dtype())?, part.elem_count())
     }
-}
-
-/// A contiguous storage as a tensor of its own.
-fn whole(storage: &MetalStorage, layout: &Layout) -> Result<Tensor> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a Metal op was given strided elements") };
-    let all = Tensor::from_storage(Storage::Metal(storage.clone()), end, BackpropOp::none(), false);
-    all.narrow(0, start, end - start)?.reshape(layout.shape())
 }
 
 /// `hidden: [tokens, width]`, `w: [vocab, width]` -> `[2, scored]` in f32: log-probabilities, entropies.

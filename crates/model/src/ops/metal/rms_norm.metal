@@ -92,24 +92,3 @@ kernel void rms_norm_weight_parts(
     }
     parts[ulong(group.y) * ulong(width) + ulong(column)] = sum;
 }
-
-// One thread a column: the parts of all blocks, in their order. dw: [width].
-kernel void rms_norm_weight(
-    device const float* parts [[buffer(0)]],
-    device scalar* dw [[buffer(1)]],
-    constant uint& blocks [[buffer(2)]],
-    constant uint& width [[buffer(3)]],
-    uint group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint simd_count [[simdgroups_per_threadgroup]]
-) {
-    const uint column = group * simd_count * LANES + thread_index;
-    if (column >= width) {
-        return;
-    }
-    float sum = 0.0f;
-    for (uint block = 0; block < blocks; ++block) {
-        sum += parts[ulong(block) * ulong(width) + ulong(column)];
-    }
-    dw[column] = scalar(sum);
-}

@@ -1,4 +1,4 @@
-//! Launches of the gradient of picking rows (`rows.metal`).
+//! Launches of sums over rows (`rows.metal`): of columns, and of rows that were picked.
 
 use super::gpu::{Argument, Argument::*, Gpu, Launch, Library, Scalar, Source, View, count};
 use candle_core::{Result, bail};
@@ -6,6 +6,58 @@ use std::sync::Arc;
 
 /// Threads of a group.
 const THREADS: usize = 256;
+
+/// Rows whose part of a column's sum one thread adds up.
+pub(super) const BLOCK_ROWS: usize = 256;
+
+/// Threads of the kernels that take a thread a column.
+pub(super) const COLUMN_THREADS: usize = 64;
+
+/// The sum over the rows of `x: [rows, width]`, added up in f32, in the type of `x`.
+///
+/// # Errors
+/// Those of the device.
+pub(crate) fn column_sums<G: Gpu>(
+    gpu: &G,
+    (x, scalar): (View<G::Memory>, Scalar),
+    rows: usize,
+    width: usize,
+) -> Result<Arc<G::Memory>> {
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let parts = gpu.allocate(blocks * width * 4)?;
+    gpu.launch(Launch {
+        library: Library::new(Source::Rows, scalar),
+        function: "column_parts",
+        arguments: vec![
+            Read(x),
+            Write(View::all(&parts)),
+            U32(count(rows)?),
+            U32(count(width)?),
+            U32(count(BLOCK_ROWS)?),
+        ],
+        groups: [width.div_ceil(COLUMN_THREADS), blocks, 1],
+        threads: COLUMN_THREADS,
+    })?;
+    total(gpu, scalar, View::all(&parts), [blocks, width])
+}
+
+/// The sum over the rows of f32 `parts: [blocks, width]`, in `scalar`.
+pub(super) fn total<G: Gpu>(
+    gpu: &G,
+    scalar: Scalar,
+    parts: View<G::Memory>,
+    [blocks, width]: [usize; 2],
+) -> Result<Arc<G::Memory>> {
+    let sums = gpu.allocate(width * scalar.bytes())?;
+    gpu.launch(Launch {
+        library: Library::new(Source::Rows, scalar),
+        function: "column_sums",
+        arguments: vec![Read(parts), Write(View::all(&sums)), U32(count(blocks)?), U32(count(width)?)],
+        groups: [width.div_ceil(COLUMN_THREADS), 1, 1],
+        threads: COLUMN_THREADS,
+    })?;
+    Ok(sums)
+}
 
 /// The gradient of rows that were picked.
 pub(crate) struct Picked<'a, M> {

@@ -4,7 +4,7 @@
 
 use super::device::resident;
 use super::gpu::{Scalar, View};
-use super::rows::Picked;
+use super::rows::{Picked, column_sums};
 use super::{attention, rms_norm, rope, swiglu};
 use crate::ops::{Heads, RopeTable};
 use candle_core::op::BackpropOp;
@@ -52,6 +52,23 @@ pub(super) fn tensor(device: &MetalDevice, memory: Arc<Buffer>, shape: impl Into
     Tensor::from_storage(storage, shape, BackpropOp::none(), false)
 }
 
+/// A contiguous storage as a tensor of its own.
+pub(super) fn whole(storage: &MetalStorage, layout: &Layout) -> Result<Tensor> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a Metal op was given strided elements") };
+    let all = Tensor::from_storage(Storage::Metal(storage.clone()), end, BackpropOp::none(), false);
+    all.narrow(0, start, end - start)?.reshape(layout.shape())
+}
+
+/// The memory of a tensor that nobody else has, as the result of an op.
+fn into_storage(tensor: &Tensor) -> Result<(MetalStorage, Shape)> {
+    let tensor = tensor.contiguous()?;
+    let place = Place::of(&tensor)?;
+    if place.layout.start_offset() != 0 {
+        bail!("a Metal op made a part of a larger tensor");
+    }
+    Ok((place.storage.clone(), tensor.shape().clone()))
+}
+
 /// The type that all of these tensors have.
 fn scalar_of(dtypes: &[DType]) -> Result<Scalar> {
     match dtypes {
@@ -94,6 +111,25 @@ pub(crate) mod forward {
         let op = swiglu::Gate { gate: view(gate, lg)?, up: view(up, lu)?, scalar, count };
         let y = op.forward(gate.device())?;
         Ok((storage(gate.device(), y, count, gate.dtype()), lg.shape().clone()))
+    }
+
+    /// `x w^T + b` of `x: [tokens, in]`, `w: [out, in]`, `b: [out]`: candle's product, which sums in f32.
+    pub(crate) fn linear(
+        (x, lx): (&MetalStorage, &Layout),
+        (w, lw): (&MetalStorage, &Layout),
+        bias: Option<(&MetalStorage, &Layout)>,
+    ) -> Result<(MetalStorage, Shape)> {
+        let y = whole(x, lx)?.matmul(&whole(w, lw)?.t()?)?;
+        match bias {
+            Some((b, lb)) => into_storage(&y.broadcast_add(&whole(b, lb)?)?),
+            None => into_storage(&y),
+        }
+    }
+
+    /// Zeros of a shape, in the type and on the device of `like`.
+    pub(crate) fn zeros(like: &MetalStorage, shape: impl Into<Shape>) -> Result<(MetalStorage, Shape)> {
+        let shape = shape.into();
+        Ok((like.device().zeros_impl(&shape, like.dtype())?, shape))
     }
 
     /// Rows `ids` of `table: [vocab, width]`.
@@ -200,6 +236,22 @@ pub(crate) mod backward {
         let width = g.dim(1)?;
         let rotated = rotate(device, (place.view()?, g.dtype(), width), angles, positions, sign)?;
         Ok(tensor(device, rotated, g.shape(), g.dtype()))
+    }
+
+    /// Gradients of the input and the weights of a linear layer, each where it is needed.
+    pub(crate) fn linear(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = g.contiguous()?.detach();
+        let dx = x.track_op().then(|| g.matmul(&w.detach())).transpose()?;
+        let dw = w.track_op().then(|| g.t()?.matmul(&x.detach())).transpose()?;
+        Ok((dx, dw))
+    }
+
+    /// The gradient of a bias: the sum over the rows of `g: [tokens, out]`, in f32.
+    pub(crate) fn bias(g: &Tensor) -> Result<Tensor> {
+        let (device, g) = (g.device().as_metal_device()?, g.contiguous()?);
+        let (place, (rows, width)) = (Place::of(&g)?, g.dims2()?);
+        let sums = column_sums(device, (place.view()?, Scalar::of(g.dtype())?), rows, width)?;
+        Ok(tensor(device, sums, width, g.dtype()))
     }
 
     /// The gradient of `table` whose rows `ids` were picked, for their gradient `g: [ids, width]`.

@@ -395,6 +395,17 @@ fn tokens_are_drawn_from_what_top_k_and_top_p_leave() -> Result<()> {
 }
 
 #[test]
+fn columns_are_summed_over_blocks_of_rows() -> Result<()> {
+    let Some(host) = Host::new() else { return Ok(()) };
+    for (scalar, (rows, width)) in SCALARS.into_iter().flat_map(|s| [(1, 3), (256, 65), (700, 130)].map(|x| (s, x))) {
+        let (x, xs) = held(&variable(&[rows, width], 1), scalar);
+        let got = rows::column_sums(&host, (View::all(&*x), scalar), rows, width)?;
+        assert_close("sums", &read(&got, scalar, &[width]), &xs.sum(0)?, tolerance(scalar));
+    }
+    Ok(())
+}
+
+#[test]
 fn gathered_sums_are_the_gradient_of_picking_rows() -> Result<()> {
     let Some(host) = Host::new() else { return Ok(()) };
     let rows: Vec<u32> = (0..50).map(|i| i * 7 % 20).collect();
