@@ -163,8 +163,9 @@ impl CustomOp3 for Linear {
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, linear};
-            let db = || Ok(device::tensor(device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out))?, out));
-            return Ok((dx, dw, b.track_op().then(db).transpose()?));
+            let db = || device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out));
+            let db = b.track_op().then(db).transpose()?;
+            return Ok((dx, dw, db.map(|db| device::tensor(db, out))));
         }
         #[cfg(feature = "metal")]
         if x.device().is_metal() {

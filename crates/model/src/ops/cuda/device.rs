@@ -149,11 +149,11 @@ macro_rules! address {
     }};
 }
 
-fn read<'a>(memory: &'a CudaStorage, offset: usize, stream: &'a CudaStream) -> Result<(u64, SyncOnDrop<'a>)> {
+fn read_at<'a>(memory: &'a CudaStorage, offset: usize, stream: &'a CudaStream) -> Result<(u64, SyncOnDrop<'a>)> {
     Ok(address!(&memory.slice, offset, stream, device_ptr))
 }
 
-fn write<'a>(memory: &'a mut CudaStorage, offset: usize, stream: &'a CudaStream) -> Result<(u64, SyncOnDrop<'a>)> {
+fn write_at<'a>(memory: &'a mut CudaStorage, offset: usize, stream: &'a CudaStream) -> Result<(u64, SyncOnDrop<'a>)> {
     Ok(address!(&mut memory.slice, offset, stream, device_ptr_mut))
 }
 
@@ -193,12 +193,12 @@ impl Machine for Gpu {
         for argument in arguments {
             values.push(match argument {
                 Argument::Read(view) => {
-                    let (pointer, sync) = read(view.memory, view.offset, &self.stream)?;
+                    let (pointer, sync) = read_at(view.memory, view.offset, &self.stream)?;
                     in_use.push(sync);
                     pointer
                 }
                 Argument::Write(memory, offset) => {
-                    let (pointer, sync) = write(memory, *offset, &self.stream)?;
+                    let (pointer, sync) = write_at(memory, *offset, &self.stream)?;
                     in_use.push(sync);
                     pointer
                 }
@@ -241,9 +241,9 @@ impl Machine for Gpu {
         let (alpha, beta) = (1.0f32, if c.add { 1.0f32 } else { 0.0 });
         let (a_kind, c_kind) = (kind(a.dtype)?, kind(c.dtype)?);
         let handle = self.device.cublas_handle();
-        let (a_pointer, _a) = read(a.memory, a.offset, &self.stream)?;
-        let (b_pointer, _b) = read(b.memory, b.offset, &self.stream)?;
-        let (c_pointer, _c) = write(c.memory, c.offset, &self.stream)?;
+        let (a_pointer, _a) = read_at(a.memory, a.offset, &self.stream)?;
+        let (b_pointer, _b) = read_at(b.memory, b.offset, &self.stream)?;
+        let (c_pointer, _c) = write_at(c.memory, c.offset, &self.stream)?;
         let operation = |transposed| {
             if transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
         };
