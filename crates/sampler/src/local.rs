@@ -52,8 +52,8 @@ pub struct Local {
 
 /// Weights, and the cache of the last call.
 enum Loaded {
-    Packed(Running<Packed>),
-    Device(Running<OnDevice>),
+    Packed(Box<Running<Packed>>),
+    Device(Box<Running<OnDevice>>),
 }
 
 struct Running<B: Backend> {
@@ -98,7 +98,9 @@ impl Local {
         let Some(Loaded::Device(running)) = &self.loaded else { return None };
         let decoder = running.backend.decoder();
         let news: String = match (decoder.form(), decoder.graphs().1) {
-            (Form::Composed, _) => "generation: plain tensor operations, slow; this device has no kernels for it".into(),
+            (Form::Composed, _) => {
+                "generation: plain tensor operations, slow; this device has no kernels for it".into()
+            }
             (Form::Kernels, _) => "generation: kernels launched one by one".into(),
             (Form::Graphs, None) => "generation: kernels, steps captured as CUDA graphs".into(),
             (Form::Graphs, Some(why)) => format!("generation: kernels launched one by one; no CUDA graphs: {why}"),
@@ -119,7 +121,8 @@ impl Local {
     /// Packs weights for the CPU. The cache and the working space are those of the weights before, if they fit.
     fn packed(before: Option<Loaded>, model: &Qwen2, compute: Compute) -> Result<Running<Packed>> {
         let (pool, workspace) = match before {
-            Some(Loaded::Packed(Running { backend, pool })) => {
+            Some(Loaded::Packed(running)) => {
+                let Running { backend, pool } = *running;
                 let pool = pool.filter(|_| backend.config() == model.config());
                 // Dropped before its successor is made: there is never a second copy of the weights.
                 (pool, backend.into_workspace())
@@ -208,10 +211,11 @@ impl Engine for Local {
         if !refreshed {
             let before = self.loaded.take();
             self.loaded = Some(if model.device().is_cpu() && self.form.is_none() {
-                Loaded::Packed(Self::packed(before, model, self.compute)?)
+                Loaded::Packed(Box::new(Self::packed(before, model, self.compute)?))
             } else {
                 drop(before);
-                Loaded::Device(Running { backend: OnDevice::new(model, self.device_form(model))?, pool: None })
+                let backend = OnDevice::new(model, self.device_form(model))?;
+                Loaded::Device(Box::new(Running { backend, pool: None }))
             });
         }
         self.version += 1;

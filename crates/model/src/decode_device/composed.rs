@@ -48,8 +48,8 @@ pub(super) fn forward(
     let layers = store.tensors()?;
     copy(layers, &copies)?;
     let mut x = model.embed_tokens(&plan.tokens)?;
-    for index in 0..model.config().num_layers {
-        x = model.block_with(index, &x, positions, &|q, k, v| attend(&layers[index], [q, k, v]))?;
+    for (index, layer) in layers.iter().enumerate() {
+        x = model.block_with(index, &x, positions, &|q, k, v| attend(layer, [q, k, v]))?;
     }
     if plan.wanted.is_empty() {
         return Ok(None);
@@ -100,8 +100,7 @@ struct Read {
 
 impl Reads {
     fn new(plan: &Plan, device: &Device) -> Result<Self> {
-        let (single, long): (Vec<usize>, Vec<usize>) =
-            (0..plan.spans.len()).partition(|&i| plan.spans[i].len() == 1);
+        let (single, long): (Vec<usize>, Vec<usize>) = (0..plan.spans.len()).partition(|&i| plan.spans[i].len() == 1);
         let mut order = vec![0; plan.tokens.len()];
         let rows = single.iter().chain(&long).flat_map(|&i| plan.spans[i].clone());
         rows.enumerate().for_each(|(place, row)| order[row] = place as u32);

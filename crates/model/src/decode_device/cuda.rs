@@ -121,7 +121,8 @@ impl Cuda {
         if self.kernels.send(model, plan, &layout, &at, spare)? {
             self.forget();
         }
-        let mut step = Step { device: &self.device, kernels: &mut self.kernels, model, cache, layout, from: draws.from };
+        let mut step =
+            Step { device: &self.device, kernels: &mut self.kernels, model, cache, layout, from: draws.from };
         match &mut self.graphs {
             Some(graphs) if repeats => graphs.run(layout, &draws.from, &mut step)?,
             _ => step.launch()?,

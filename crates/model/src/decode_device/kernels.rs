@@ -194,7 +194,9 @@ impl<M: Ends> Kernels<M> {
         let dtype = model.embedding.dtype();
         if let Some((name, var)) = model.weights().iter().find(|(_, var)| var.dtype() != dtype) {
             let found = var.dtype();
-            return Err(Error::Unsupported(format!("tensor {name} is {found:?} and the embedding {dtype:?}; kernels take one type")));
+            return Err(Error::Unsupported(format!(
+                "tensor {name} is {found:?} and the embedding {dtype:?}; kernels take one type"
+            )));
         }
         crate::ops::cuda::suffix(dtype)?;
         Ok(Self { machine, buffers: None, sizes: Sizes::default(), adapters: adapters(model)? })
@@ -343,12 +345,12 @@ impl<M: Ends> Pass<'_, M> {
         from: &Distribution,
     ) -> Result<()> {
         let (machine, layout) = (self.machine, self.layout);
-        let &Config { hidden_size: h, vocab_size, num_layers, .. } = self.model.config();
+        let &Config { hidden_size: h, vocab_size, .. } = self.model.config();
         let table = machine.hold(&self.model.embedding)?;
         let tokens = numbers(&buffers.step, layout, layout.by_token(0));
         decode::rows(machine, machine.view(&table)?, tokens, &mut buffers.x, h)?;
-        for index in 0..num_layers {
-            self.block(&self.model.layers[index], &adapters[index], &mut cache[index], buffers)?;
+        for ((layer, adapters), cache) in self.model.layers.iter().zip(adapters).zip(cache.iter_mut()) {
+            self.block(layer, adapters, cache, buffers)?;
         }
         if layout.wanted == 0 {
             return Ok(());

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn tokens_find_their_places_across_blocks_and_forks() {
         let config = config();
-        let mut pool = Pool::new(Blocks::new(&config, candle_core::DType::F32, &candle_core::Device::Cpu, 6).unwrap(), 6);
+        let mut pool =
+            Pool::new(Blocks::new(&config, candle_core::DType::F32, &candle_core::Device::Cpu, 6).unwrap(), 6);
         let (mut a, mut plan) = (Sequence::default(), Plan::default());
         assert!(pool.reserve(&mut a, 18));
         let tokens: Vec<u32> = (0..18).collect();
@@ -138,7 +139,8 @@ mod tests {
     #[test]
     fn a_shared_block_and_a_strange_token_are_refused() {
         let config = config();
-        let mut pool = Pool::new(Blocks::new(&config, candle_core::DType::F32, &candle_core::Device::Cpu, 2).unwrap(), 2);
+        let mut pool =
+            Pool::new(Blocks::new(&config, candle_core::DType::F32, &candle_core::Device::Cpu, 2).unwrap(), 2);
         let mut a = Sequence::default();
         assert!(pool.reserve(&mut a, 16));
         let _held = a.blocks()[0].clone();

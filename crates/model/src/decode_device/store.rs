@@ -41,7 +41,10 @@ impl Blocks {
 
     /// Blocks in memory that kernels take.
     #[cfg(feature = "cuda")]
-    pub(crate) fn in_cuda(layers: Vec<crate::ops::cuda::decode::Cached<candle_core::CudaStorage>>, count: usize) -> Self {
+    pub(crate) fn in_cuda(
+        layers: Vec<crate::ops::cuda::decode::Cached<candle_core::CudaStorage>>,
+        count: usize,
+    ) -> Self {
         Self::of(Memory::Cuda(layers), count)
     }
 

@@ -164,7 +164,8 @@ mod tests {
                     };
                     let weights: Vec<f64> = (0..=position as usize).map(|p| score(p).exp()).collect();
                     let total: f64 = weights.iter().sum();
-                    let mix = |d| weights.iter().enumerate().map(|(p, w)| w / total * values[slot(p)][kv + d]).sum::<f64>();
+                    let mix =
+                        |d| weights.iter().enumerate().map(|(p, w)| w / total * values[slot(p)][kv + d]).sum::<f64>();
                     out.extend((0..dim).map(|d| mix(d) as f32));
                 }
             }
@@ -179,8 +180,9 @@ mod tests {
             let q = self.q.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();
             let [q, keys, values] = [&q, &self.keys, &self.values].map(Copied::new);
             let numbers = [repeat(&self.positions), repeat(&self.owners), self.tables.clone()].map(CpuStorage::U32);
-            let [positions, owners, tables] =
-                std::array::from_fn(|i| View::whole(&numbers[i], DType::U32, if i < 2 { tokens } else { self.tables.len() }));
+            let [positions, owners, tables] = std::array::from_fn(|i| {
+                View::whole(&numbers[i], DType::U32, if i < 2 { tokens } else { self.tables.len() })
+            });
             let of = Reads {
                 heads: self.heads,
                 q: q.view(),
