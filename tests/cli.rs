@@ -85,7 +85,7 @@ fn help_is_there_for_every_command() {
     let top = trainer(&["--help"]);
     assert_eq!(top.status.code(), Some(0));
     let commands = ["train", "eval", "generate", "score", "grade", "schedule", "bench", "report", "sft", "export"];
-    for command in commands.into_iter().chain(["doctor"]) {
+    for command in commands.into_iter().chain(["doctor", "selftest"]) {
         assert!(stdout(&top).contains(&format!("\n  {command}")), "{command}: {}", stdout(&top));
         let help = trainer(&[command, "--help"]);
         assert_eq!(help.status.code(), Some(0), "{command}");

@@ -7,6 +7,8 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod disk;
 mod faults;
+#[cfg(target_os = "linux")]
+mod gpu;
 mod hub;
 #[cfg(unix)]
 mod kill;

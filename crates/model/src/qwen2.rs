@@ -92,7 +92,7 @@ struct Parts {
 
 /// The type that a tensor of `rank` dimensions is kept in. The CPU computes in f32, over matrices in `dtype` that are
 /// widened as they are used; norms and biases, small as they are, are f32 there.
-fn kept_in(dtype: DType, device: &Device, rank: usize) -> DType {
+pub(crate) fn kept_in(dtype: DType, device: &Device, rank: usize) -> DType {
     if device.is_cpu() && rank < 2 { DType::F32 } else { dtype }
 }
 

@@ -59,6 +59,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Say what a run needs and what would fail, before anything is downloaded
     Doctor(DoctorArgs),
+    /// Compare everything that a device computes with its twin and with the CPU: the first thing to run on a machine
+    Selftest(SelftestArgs),
 }
 
 /// Where settings come from: a file and changes to it.
@@ -245,8 +247,9 @@ pub struct BenchArgs {
     /// What to measure
     #[arg(value_enum, value_name = "rollout|train", hide_possible_values = true)]
     pub kind: BenchKind,
-    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
-    #[allow(missing_docs, reason = "clap would take a doc comment for the help, which is shared")]
+    /// `embedded`, a folder in Hugging Face layout, a Hub id org/name[@revision], or random:FILE for random weights in the
+    /// shape that a config.json describes
+    #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// Rows at once
     #[arg(long, value_name = "B", default_value = "32", value_parser = count, allow_negative_numbers = true)]
@@ -275,6 +278,9 @@ pub struct BenchArgs {
     /// The learning rate of the updates; the default leaves the weights where they are
     #[arg(long, value_name = "LR", default_value = "1e-7", value_parser = temperature, allow_negative_numbers = true)]
     pub learning_rate: f64,
+    /// Of rollouts: tokens of each response of the first repeat, which is not timed; --new-tokens when absent
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub warm_up_tokens: Option<usize>,
     /// Timed repeats after the first; 0 times the first; as many as five seconds hold, and three at least, when absent
     #[arg(long, value_name = "N")]
     pub repeats: Option<usize>,
@@ -347,6 +353,17 @@ pub struct DoctorArgs {
     /// Where tensors would live (run.device)
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceChoice>,
+}
+
+/// `trainer selftest`.
+#[derive(Clone, Debug, Args)]
+pub struct SelftestArgs {
+    /// The device that is tested
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// One JSON object in place of the table
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod process;
 pub mod report;
 pub mod run;
+pub mod selftest;
 pub mod sft;
 pub mod study;
 pub mod update;

@@ -1,14 +1,16 @@
 //! A loaded policy: weights, text side and files, on a device.
 
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use model::lora::{self, Saved};
 use model::{Files, Qwen2, Source, Text, weights};
 
-use crate::commands::UsageError;
+use crate::commands::{UsageError, note};
 use crate::config::{Config, DeviceChoice, Dtype, Lora};
+use crate::doctor::machine;
 use crate::doctor::memory::NARROW_REFERENCE_ABOVE;
 
 /// A model ready to train, generate or score.
@@ -147,21 +149,86 @@ pub fn compute_type(dtype: Dtype) -> DType {
     }
 }
 
-/// Opens the device a run asks for; `auto` takes the best one this program was built for and the machine has.
+/// Opens the device a run asks for; `auto` takes the best one this program was built for and the machine has, and says so
+/// in one line where it was built for one that the machine has not.
 ///
 /// # Errors
 /// When a device is asked for by name and is not there.
 pub fn open_device(choice: DeviceChoice) -> Result<Device> {
-    let missing = |name: &str, error: candle_core::Error| {
-        let advice = format!("build with --features {name} on a machine that has it, or use --device cpu");
-        UsageError::new(format!("run.device = {name}: {error}; {advice}")).into()
-    };
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda => Device::new_cuda(0).map_err(|e| missing("cuda", e)),
-        DeviceChoice::Metal => Device::new_metal(0).map_err(|e| missing("metal", e)),
-        DeviceChoice::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0)?),
-        DeviceChoice::Auto if candle_core::utils::metal_is_available() => Ok(Device::new_metal(0)?),
-        DeviceChoice::Auto => Ok(Device::Cpu),
+    static SAID: Once = Once::new();
+    choose(choice, &machine::built_for(), machine::open, |line| SAID.call_once(|| note(&line)))
+}
+
+/// [`open_device`] of a program built for `built` besides the CPU, best first; `open` says why a device cannot be used.
+fn choose(
+    choice: DeviceChoice,
+    built: &[DeviceChoice],
+    open: impl Fn(DeviceChoice) -> Result<Device, String>,
+    say: impl Fn(String),
+) -> Result<Device> {
+    if choice != DeviceChoice::Auto {
+        let advice = "use --device cpu, or --device auto for the best one there is";
+        return open(choice)
+            .map_err(|reason| UsageError::new(format!("run.device = \"{choice}\": {reason}; {advice}")).into());
+    }
+    let mut reasons = Vec::new();
+    for &device in built {
+        match open(device) {
+            Ok(device) => return Ok(device),
+            Err(reason) => reasons.push(format!("this program has {device}, this machine does not: {reason}")),
+        }
+    }
+    if !reasons.is_empty() {
+        say(format!("{}; using the CPU", reasons.join("; ")));
+    }
+    Ok(Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// What a machine without any GPU says.
+    fn without(device: DeviceChoice) -> Result<Device, String> {
+        match device {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            _ => Err("there is no driver".into()),
+        }
+    }
+
+    #[test]
+    fn auto_falls_back_to_the_cpu_with_one_line() {
+        let said = RefCell::new(Vec::new());
+        let say = |line| said.borrow_mut().push(line);
+        assert!(choose(DeviceChoice::Auto, &[DeviceChoice::Cuda], without, say).unwrap().is_cpu());
+        let expected = "this program has cuda, this machine does not: there is no driver; using the CPU";
+        assert_eq!(*said.borrow(), [expected]);
+    }
+
+    #[test]
+    fn auto_takes_the_first_that_opens_and_says_nothing_of_what_it_was_not_built_for() {
+        let opened = RefCell::new(Vec::new());
+        // A CPU stands for each device that opens.
+        let open = |device| {
+            opened.borrow_mut().push(device);
+            Ok(Device::Cpu)
+        };
+        let silent = |line: String| panic!("said {line}");
+        choose(DeviceChoice::Auto, &[DeviceChoice::Cuda, DeviceChoice::Metal], open, silent).unwrap();
+        assert_eq!(*opened.borrow(), [DeviceChoice::Cuda]);
+        assert!(choose(DeviceChoice::Auto, &[], without, silent).unwrap().is_cpu());
+        assert!(choose(DeviceChoice::Cpu, &[DeviceChoice::Cuda], without, silent).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn a_device_asked_for_by_name_is_taken_or_refused() {
+        for device in [DeviceChoice::Cuda, DeviceChoice::Metal] {
+            let error = choose(device, &[device], without, |line| panic!("said {line}")).unwrap_err();
+            assert!(error.is::<UsageError>());
+            let expected = format!("run.device = \"{device}\": there is no driver; use --device cpu");
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
     }
 }

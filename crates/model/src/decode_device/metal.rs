@@ -39,15 +39,14 @@ pub(super) fn step(model: &Qwen2, store: &mut Blocks, plan: &Plan, draws: &Draws
     Ok(decode::draw(&logits, &rows, &numbers, draws.from)?)
 }
 
-/// Bytes that a cache may take beside what is allocated now and what steps of so many rows are computed in.
-pub(super) fn room(model: &Qwen2, rows: usize) -> Result<u64> {
-    let config = model.config();
-    let device = model.device().as_metal_device()?;
-    let (most, taken) = (device.recommended_max_working_set_size() as u64, device.current_allocated_size() as u64);
+/// Bytes that a cache may take beside what is allocated now and what steps of so many rows are computed in; `None` where the
+/// device does not tell.
+pub(super) fn room(model: &Qwen2, rows: usize) -> Option<u64> {
+    let free = crate::device::memory(model.device())?.available;
+    let (config, size) = (model.config(), model.embedding.dtype().size_in_bytes());
     let (q, kv) = config.widths();
     let of_token = 4 * config.hidden_size + 2 * q + 3 * kv + 3 * config.intermediate_size;
-    let size = model.embedding.dtype().size_in_bytes();
     // Buffers are as large as the next power of two.
     let steps = 2 * ((STEP_TOKENS + rows) * of_token * size + rows * config.vocab_size * (size + 4));
-    Ok((most / ALL_PARTS * PARTS).saturating_sub(taken).saturating_sub(steps as u64))
+    Some((free / ALL_PARTS * PARTS).saturating_sub(steps as u64))
 }

@@ -188,7 +188,7 @@ impl DeviceDecoder {
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => Ok(Some(cuda.room(&self.model, max_rows)?)),
             #[cfg(feature = "metal")]
-            Forms::Metal => Ok(Some(metal::room(&self.model, max_rows)?)),
+            Forms::Metal => Ok(metal::room(&self.model, max_rows)),
         }
     }
 

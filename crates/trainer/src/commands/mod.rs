@@ -12,6 +12,7 @@ mod ready;
 mod report;
 mod schedule;
 mod score;
+mod selftest;
 mod sft;
 mod stream;
 mod train;
@@ -60,6 +61,7 @@ fn dispatch(command: &Command) -> anyhow::Result<()> {
         Command::Sft(args) => sft::run(args),
         Command::Export(args) => export::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Selftest(args) => selftest::run(args),
     }
 }
 

@@ -1,19 +1,10 @@
 //! What the machine has: threads, vector instructions, memory and devices.
 
-use std::process::Command;
-
+use candle_core::Device;
+pub use model::device::Memory;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::config::DeviceChoice;
-
-/// Memory of a machine or a device, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// All of it.
-    pub total: u64,
-    /// What a program can still take.
-    pub available: u64,
-}
 
 /// The machine's memory, or the container's share of it where that is less.
 pub fn memory() -> Memory {
@@ -53,54 +44,67 @@ pub fn vector_instructions() -> Vec<(&'static str, bool)> {
     }
 }
 
-/// Whether this program can use a device here, and if not, why and what to do.
+/// The devices that this program was built for besides the CPU, the best first.
+pub fn built_for() -> Vec<DeviceChoice> {
+    let built = |device: &DeviceChoice| match device {
+        DeviceChoice::Cuda => cfg!(feature = "cuda"),
+        DeviceChoice::Metal => cfg!(feature = "metal"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => false,
+    };
+    [DeviceChoice::Cuda, DeviceChoice::Metal].into_iter().filter(built).collect()
+}
+
+/// Opens a device; `auto` is [`resolve`]d first.
 ///
 /// # Errors
-/// The reason, as a clause.
-pub fn usable(device: DeviceChoice) -> Result<(), String> {
+/// Why it cannot be used here and what to do, as a clause.
+pub fn open(device: DeviceChoice) -> Result<Device, String> {
     let refused = |error: candle_core::Error| error.to_string().lines().next().unwrap_or_default().to_string();
     match device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+        DeviceChoice::Auto => open(resolve(device)),
+        DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda if !cfg!(feature = "cuda") => {
             Err("this program was built without CUDA; build it with --features cuda".into())
         }
         DeviceChoice::Metal if !cfg!(feature = "metal") => {
             Err("this program was built without Metal; build it with --features metal".into())
         }
-        DeviceChoice::Cuda => candle_core::Device::new_cuda(0).map(drop).map_err(refused),
-        DeviceChoice::Metal => candle_core::Device::new_metal(0).map(drop).map_err(refused),
+        DeviceChoice::Cuda => model::device::open_cuda().map_err(refused),
+        DeviceChoice::Metal => model::device::open_metal().map_err(refused),
     }
+}
+
+/// Whether this program can use a device here, and if not, why and what to do.
+///
+/// # Errors
+/// The reason, as a clause.
+pub fn usable(device: DeviceChoice) -> Result<(), String> {
+    open(device).map(drop)
 }
 
 /// The device that `choice` stands for here: `auto` takes the first that is usable of CUDA, Metal and the CPU.
 pub fn resolve(choice: DeviceChoice) -> DeviceChoice {
     match choice {
-        DeviceChoice::Auto => [DeviceChoice::Cuda, DeviceChoice::Metal]
-            .into_iter()
-            .find(|&device| usable(device).is_ok())
-            .unwrap_or(DeviceChoice::Cpu),
+        DeviceChoice::Auto => {
+            built_for().into_iter().find(|&device| usable(device).is_ok()).unwrap_or(DeviceChoice::Cpu)
+        }
         chosen => chosen,
     }
 }
 
 /// The memory that tensors on `device` share; `None` where it cannot be told.
+///
+/// Metal shares the machine's: what is available is the least of what the system recommends to use and what is free.
 pub fn device_memory(device: DeviceChoice) -> Option<Memory> {
-    match device {
-        // Metal devices share the machine's memory.
-        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::Metal => Some(memory()),
-        DeviceChoice::Cuda => {
-            let query = ["--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits", "--id=0"];
-            let output = Command::new("nvidia-smi").args(query).output().ok()?;
-            parse_nvidia_smi(&String::from_utf8_lossy(&output.stdout))
+    let of_its_own = || model::device::memory(&open(device).ok()?);
+    match resolve(device) {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Some(memory()),
+        DeviceChoice::Cuda => of_its_own(),
+        DeviceChoice::Metal => {
+            let (metal, machine) = (of_its_own()?, memory());
+            Some(Memory { available: metal.available.min(machine.available), ..metal })
         }
     }
-}
-
-/// `total, free` in MiB, the first line of what `nvidia-smi` says.
-fn parse_nvidia_smi(text: &str) -> Option<Memory> {
-    let (total, free) = text.lines().next()?.split_once(',')?;
-    let mebibytes = |text: &str| text.trim().parse::<u64>().ok().map(|number| number << 20);
-    Some(Memory { total: mebibytes(total)?, available: mebibytes(free)? })
 }
 
 #[cfg(test)]
@@ -121,9 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nvidia_smi_says_is_read() {
-        let memory = parse_nvidia_smi("81559, 80994\n").unwrap();
-        assert_eq!((memory.total, memory.available), (81559 << 20, 80994 << 20));
-        assert_eq!(parse_nvidia_smi("No devices were found"), None);
+    fn a_device_that_the_program_was_not_built_for_says_how_to_build_it() {
+        for (device, feature) in [(DeviceChoice::Cuda, "cuda"), (DeviceChoice::Metal, "metal")] {
+            if !built_for().contains(&device) {
+                assert!(usable(device).unwrap_err().contains(&format!("--features {feature}")));
+                assert_eq!(device_memory(device), None);
+            }
+        }
+        assert_eq!(device_memory(DeviceChoice::Cpu).map(|memory| memory.total), Some(memory().total));
     }
 }

@@ -5,7 +5,7 @@ use model::lora;
 use model::ops::head_workspace_bytes;
 
 use super::machine::Memory;
-use crate::config::{Config, Dtype};
+use crate::config::{Config, DeviceChoice, Dtype};
 
 /// Bytes of an f32 and of a bf16.
 const F32: u64 = 4;
@@ -14,14 +14,31 @@ const BF16: u64 = 2;
 pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
 /// What the program itself takes: code, tokenizer, thread stacks, what the allocator keeps.
 const PROGRAM: u64 = 100 << 20;
+/// What a GPU's driver and its libraries take before the first tensor: the context, kernels, workspace of products.
+const CONTEXT: u64 = 768 << 20;
+/// Tokens of a step of generation on a GPU, beside one of each row that decodes: long prompts are fed by parts.
+const STEP_TOKENS: usize = 2048;
 /// A planned micro-batch is at most so many tokens, unless a sequence is longer: more are no faster.
 const LARGEST_PLAN: usize = 16384;
+
+/// When memory is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All the time. On the CPU everything is, because rollouts and updates keep their buffers.
+    Always,
+    /// While tokens are sampled; on a GPU updates have it afterwards.
+    Rollouts,
+    /// While the policy is updated; on a GPU rollouts have it afterwards.
+    Updates,
+}
 
 /// One thing that takes memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// What it is.
     pub name: &'static str,
+    /// When it is needed.
+    pub phase: Phase,
     /// How many bytes it takes.
     pub bytes: u64,
     /// How that was found.
@@ -31,18 +48,22 @@ pub struct Item {
 /// What a run needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The parts; the sum is what is needed at once, because rollouts and updates keep their buffers.
+    /// The parts.
     pub items: Vec<Item>,
 }
 
 impl Need {
-    /// All items together, in bytes.
+    /// What is needed at once, in bytes: what is needed always, and the larger of what rollouts and updates need.
     pub fn total(&self) -> u64 {
-        self.items.iter().fold(0, |sum, item| sum.saturating_add(item.bytes))
+        let of = |phase: Phase| {
+            let items = self.items.iter().filter(|item| item.phase == phase);
+            items.fold(0u64, |sum, item| sum.saturating_add(item.bytes))
+        };
+        of(Phase::Always).saturating_add(of(Phase::Rollouts).max(of(Phase::Updates)))
     }
 
-    fn add(&mut self, name: &'static str, bytes: u64, formula: impl Into<String>) {
-        self.items.push(Item { name, bytes, formula: formula.into() });
+    fn add(&mut self, name: &'static str, phase: Phase, bytes: u64, formula: impl Into<String>) {
+        self.items.push(Item { name, phase, bytes, formula: formula.into() });
     }
 }
 
@@ -59,8 +80,21 @@ pub struct Update<'a> {
     pub tokens: usize,
     /// `model.recompute`.
     pub recompute: Option<bool>,
+    /// Where it is, [resolved](super::machine::resolve).
+    pub device: DeviceChoice,
     /// `optimizer.moments`.
     pub moments: Dtype,
+}
+
+/// Whether tensors are in a GPU's memory: activations and cache are in the type of the weights there, and rollouts and
+/// updates hand memory to each other.
+fn on_gpu(device: DeviceChoice) -> bool {
+    matches!(device, DeviceChoice::Cuda | DeviceChoice::Metal)
+}
+
+/// The phase of what rollouts or updates alone need on a GPU.
+fn during(phase: Phase, device: DeviceChoice) -> Phase {
+    if on_gpu(device) { phase } else { Phase::Always }
 }
 
 /// Estimates what forward, backward and AdamW take.
@@ -69,16 +103,20 @@ pub struct Update<'a> {
 /// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `s` the
 /// smaller of 4096 and `V`:
 ///
-/// | part | bytes |
-/// | --- | --- |
-/// | weights | `w P` |
-/// | gradients | `4 T` |
-/// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights |
-/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections |
-/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states |
-/// | widening | `8 f h`: one matrix packed, and its gradient's other side |
+/// | part | bytes on the CPU | on a GPU |
+/// | --- | --- | --- |
+/// | program, context | 100 MiB | 768 MiB |
+/// | weights | `w P` | `w P` |
+/// | gradients | `4 T` | `4 T` |
+/// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights | the same, moments in f32 |
+/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections | the same times `w / 4` |
+/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states | the same |
+/// | widening | `8 f h`: one matrix packed, and its gradient's other side | |
+/// | gradients on their way | | of the embedding or a block with recomputation, `w max(h V, T / n)`, else `w T` |
 pub fn update(of: &Update) -> Need {
     let shape = of.shape;
+    let gpu = on_gpu(of.device);
+    let phase = during(Phase::Updates, of.device);
     let parameters = shape.parameters() as u64;
     let (width, name) = match of.dtype {
         Dtype::F32 => (F32, "4"),
@@ -86,25 +124,36 @@ pub fn update(of: &Update) -> Need {
     };
     let trained = of.lora.map_or(parameters, |lora| lora.parameters(shape) as u64);
     let mut need = Need { items: Vec::new() };
-    need.add("program", PROGRAM, "code, tokenizer, stacks");
-    need.add("weights", width * parameters, format!("{} parameters x {name}", thousands(parameters)));
-    need.add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
+    if gpu {
+        need.add("context", Phase::Always, CONTEXT, "driver, kernels, workspace of products");
+    } else {
+        need.add("program", Phase::Always, PROGRAM, "code, tokenizer, stacks");
+    }
+    need.add("weights", Phase::Always, width * parameters, format!("{} parameters x {name}", thousands(parameters)));
+    need.add("gradients", Phase::Always, F32 * trained, format!("{} trained x 4", thousands(trained)));
     let master = of.dtype == Dtype::Bf16 && of.lora.is_none();
     let moments = if of.moments == Dtype::Bf16 { 2 * BF16 } else { 2 * F32 };
     let per_number = if master { moments + F32 } else { moments };
     let copies = if master { "moments and master copy" } else { "moments" };
-    need.add("AdamW", per_number * trained, format!("trained x {per_number} ({copies})"));
+    need.add("AdamW", Phase::Always, per_number * trained, format!("trained x {per_number} ({copies})"));
     let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
     let tokens = of.tokens as u64;
     let adapted = of.lora.map_or(0, |lora| 2 * lora.outputs(shape)) as u64;
-    need.add("activations", tokens.saturating_mul(F32 * (activations(shape, recompute) + adapted)), {
+    let computed = if gpu { width } else { F32 };
+    need.add("activations", phase, tokens.saturating_mul(computed * (activations(shape, recompute) + adapted)), {
         let how = if recompute { "blocks recomputed" } else { "blocks kept" };
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
-    let (h, f) = (shape.hidden_size as u64, shape.intermediate_size as u64);
+    let (h, f, vocab) = (shape.hidden_size as u64, shape.intermediate_size as u64, shape.vocab_size as u64);
     let head = head_workspace_bytes(shape.vocab_size, shape.hidden_size) as u64;
-    need.add("head", head, "logits of a strip of the vocabulary, and what they are made of");
-    need.add("widening", 2 * F32 * f * h, "one matrix packed, and what its gradient is made of");
+    need.add("head", phase, head, "logits of a strip of the vocabulary, and what they are made of");
+    if gpu {
+        let part = if of.lora.is_none() { h * vocab } else { 0 }.max(trained / shape.num_layers as u64);
+        let (numbers, which) = if recompute { (part, "of the embedding or a block") } else { (trained, "of all") };
+        need.add("on their way", phase, width * numbers, format!("gradients {which} before they are summed"));
+    } else {
+        need.add("widening", phase, 2 * F32 * f * h, "one matrix packed, and what its gradient is made of");
+    }
     need
 }
 
@@ -117,15 +166,16 @@ fn activations(shape: &Shape, recompute: bool) -> u64 {
     (kept + back) as u64
 }
 
-/// Estimates what a run takes: an update, and beside it
+/// Estimates what a run on `device` takes: an update, and beside it
 ///
-/// | part | bytes |
-/// | --- | --- |
-/// | sampler's packed copy | `w P` |
-/// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` |
-/// | logits of a step of generation | `4 · rows · V` |
-/// | key-value cache | `4 · rows · (prompt + largest budget) · 2 n k`, at most `sampler.cache_memory` |
-pub fn estimate(shape: &Shape, config: &Config) -> Need {
+/// | part | bytes on the CPU | on a GPU |
+/// | --- | --- | --- |
+/// | sampler's packed copy | `w P` | none: it samples from the trainer's weights |
+/// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` | the same |
+/// | logits of a step of generation | `4 · rows · V` | the same |
+/// | a step of generation | | `w (2048 + rows) (4h + 2q + 2k + 3f)` |
+/// | key-value cache | `4 · rows · (prompt + largest budget) · 2 n k`, at most `sampler.cache_memory` | the same times `w / 4` |
+pub fn estimate(shape: &Shape, config: &Config, device: DeviceChoice) -> Need {
     let lora = config.model.lora.as_ref().map(lora::Settings::from);
     let mut need = update(&Update {
         shape,
@@ -133,32 +183,45 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
         lora: lora.as_ref(),
         tokens: micro_batch(config),
         recompute: config.model.recompute,
+        device,
         moments: config.optimizer.moments,
     });
+    let gpu = on_gpu(device);
+    let phase = during(Phase::Rollouts, device);
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
-    let packed = if config.sampler.compute == Dtype::Bf16 { BF16 } else { width };
-    need.add("sampler's copy", packed * parameters, format!("parameters x {packed}, packed for generation"));
+    if !gpu {
+        let packed = if config.sampler.compute == Dtype::Bf16 { BF16 } else { width };
+        let formula = format!("parameters x {packed}, packed for generation");
+        need.add("sampler's copy", Phase::Always, packed * parameters, formula);
+    }
     if config.reference.is_used() && lora.is_none() {
         let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };
-        need.add("reference", width * parameters, format!("parameters x {width} (reference.track above 0)"));
+        let formula = format!("parameters x {width} (reference.track above 0)");
+        need.add("reference", Phase::Always, width * parameters, formula);
     }
-    let (bytes, formula) = cache(shape, config);
-    need.add("key-value cache", bytes, formula);
+    let (bytes, formula) = cache(shape, config, if gpu { width } else { F32 });
+    need.add("key-value cache", phase, bytes, formula);
     let rows = rows(config);
     let logits = F32 * rows * shape.vocab_size as u64;
-    need.add("logits", logits, format!("of {rows} rows"));
+    need.add("logits", phase, logits, format!("of {rows} rows"));
+    if gpu {
+        let (q, k) = shape.widths();
+        let each = (4 * shape.hidden_size + 2 * q + 2 * k + 3 * shape.intermediate_size) as u64;
+        let tokens = STEP_TOKENS as u64 + rows;
+        need.add("a step", phase, width * tokens * each, format!("of generation: {} tokens", thousands(tokens)));
+    }
     need
 }
 
 /// The tokens of a micro-batch that fit into what is `available`, with a fifth to spare: the longest sequence, doubled as
 /// often as that goes.
-pub fn plan(shape: &Shape, config: &Config, available: u64) -> usize {
+pub fn plan(shape: &Shape, config: &Config, device: DeviceChoice, available: u64) -> usize {
     let mut config = config.clone();
     let mut tokens = longest_sequence(&config);
     loop {
         config.model.micro_batch_tokens = Some(tokens.saturating_mul(2));
-        let fits = estimate(shape, &config).total() <= available / 5 * 4;
+        let fits = estimate(shape, &config, device).total() <= available / 5 * 4;
         if !fits || tokens.saturating_mul(2) > LARGEST_PLAN {
             return tokens;
         }
@@ -167,10 +230,10 @@ pub fn plan(shape: &Shape, config: &Config, available: u64) -> usize {
 }
 
 /// The settings with the size of a micro-batch filled in, where they leave it to the memory that is `there`.
-pub fn planned(shape: &Shape, config: &Config, there: Option<Memory>) -> Config {
+pub fn planned(shape: &Shape, config: &Config, device: DeviceChoice, there: Option<Memory>) -> Config {
     let mut config = config.clone();
     if let (None, Some(there)) = (config.model.micro_batch_tokens, there) {
-        config.model.micro_batch_tokens = Some(plan(shape, &config, there.available));
+        config.model.micro_batch_tokens = Some(plan(shape, &config, device, there.available));
     }
     config
 }
@@ -192,11 +255,12 @@ fn rows(config: &Config) -> u64 {
     sampler.max_rows.min(sampler.prompts_per_step.saturating_mul(sampler.group_size)) as u64
 }
 
-fn cache(shape: &Shape, config: &Config) -> (u64, String) {
+/// Of numbers of `width` bytes.
+fn cache(shape: &Shape, config: &Config, width: u64) -> (u64, String) {
     let sampler = &config.sampler;
     let rows = rows(config);
     let length = longest_sequence(config) as u64;
-    let wanted = rows.saturating_mul(length).saturating_mul(F32 * shape.cache_per_token() as u64);
+    let wanted = rows.saturating_mul(length).saturating_mul(width * shape.cache_per_token() as u64);
     match sampler.cache_bytes() {
         Some(limit) if limit < wanted => (limit, format!("sampler.cache_memory; {} would fill it all", show(wanted))),
         _ => (wanted, format!("{rows} rows of {} tokens", thousands(length))),
@@ -255,7 +319,7 @@ mod tests {
 
     #[test]
     fn each_part_is_its_formula() {
-        let need = estimate(&shape(), &config());
+        let need = estimate(&shape(), &config(), DeviceChoice::Cpu);
         assert_eq!(bytes(&need, "weights"), 4 * 1112);
         assert_eq!(bytes(&need, "sampler's copy"), 4 * 1112);
         assert_eq!(bytes(&need, "reference"), 0);
@@ -263,7 +327,7 @@ mod tests {
         assert_eq!(bytes(&need, "AdamW"), 8 * 1112);
         // A block keeps 48 + 24 + 12 + 36 = 120 numbers a token; on its way back it is 80 + 40 + 20 + 108 = 248.
         assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 248));
-        assert_eq!(bytes(&need, "head"), 4 * 256 * 10);
+        assert_eq!(bytes(&need, "head"), 4 * (2048 * 10 + 2 * 10 * 8 + 3072 * 8));
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
         assert_eq!(bytes(&need, "key-value cache"), 4 * 12 * 500 * 16);
         assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
@@ -275,11 +339,11 @@ mod tests {
         config.model.recompute = Some(true);
         config.reference.track = 0.5;
         config.sampler.cache_memory = Some("1KiB".into());
-        assert_eq!(bytes(&estimate(&shape(), &config), "reference"), 4 * 1112);
+        assert_eq!(bytes(&estimate(&shape(), &config, DeviceChoice::Cpu), "reference"), 4 * 1112);
         config.model.dtype = Dtype::Bf16;
-        assert_eq!(bytes(&estimate(&shape(), &config), "AdamW"), 12 * 1112);
+        assert_eq!(bytes(&estimate(&shape(), &config, DeviceChoice::Cpu), "AdamW"), 12 * 1112);
         config.model.lora = Some(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] });
-        let need = estimate(&shape(), &config);
+        let need = estimate(&shape(), &config, DeviceChoice::Cpu);
         // The adapted projections have 8 outputs each.
         assert_eq!(bytes(&need, "activations"), 4 * 1000 * (3 * 8 + 248 + 2 * 16));
         assert_eq!(bytes(&need, "weights"), 2 * 1112);
@@ -288,6 +352,51 @@ mod tests {
         // 2 blocks · rank 2 · (8 + 8 + 8 + 12) = 144 numbers.
         assert_eq!(bytes(&need, "gradients"), 4 * 144);
         assert_eq!(bytes(&need, "AdamW"), 8 * 144);
+    }
+
+    #[test]
+    fn a_gpu_computes_in_the_type_of_the_weights_and_hands_memory_on() {
+        let mut config = config();
+        config.model.dtype = Dtype::Bf16;
+        config.model.recompute = Some(true);
+        let need = estimate(&shape(), &config, DeviceChoice::Cuda);
+        assert_eq!(bytes(&need, "weights"), 2 * 1112);
+        assert_eq!(bytes(&need, "AdamW"), 12 * 1112);
+        assert_eq!(bytes(&need, "gradients"), 4 * 1112);
+        assert_eq!(bytes(&need, "activations"), 2 * 1000 * (3 * 8 + 248));
+        // A block has (1112 - 80 - 8) / 2 = 512 parameters; 1112 / 2 counts a little more.
+        assert_eq!(bytes(&need, "on their way"), 2 * 556);
+        assert_eq!(bytes(&need, "key-value cache"), 2 * 12 * 500 * 16);
+        assert_eq!(bytes(&need, "a step"), 2 * (2048 + 12) * (32 + 16 + 8 + 36));
+        assert_eq!(bytes(&need, "sampler's copy") + bytes(&need, "program") + bytes(&need, "widening"), 0);
+        let resident = (768 << 20) + 2 * 1112 + 4 * 1112 + 12 * 1112;
+        let updates = 2 * 1000 * 272 + bytes(&need, "head") + 2 * 556;
+        let rollouts = 2 * 12 * 500 * 16 + 4 * 12 * 10 + 2 * 2060 * 92;
+        assert_eq!(need.total(), resident + u64::max(updates, rollouts));
+        // The CPU keeps both.
+        let need = estimate(&shape(), &config, DeviceChoice::Cpu);
+        assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
+    }
+
+    #[test]
+    fn the_papers_run_fits_into_80_gb_and_that_with_adapters_into_a_mac_of_16() {
+        let shape = Shape::parse(super::super::policy::QWEN_1_5B, Path::new("config.json")).unwrap();
+        let planned = |file: &str, device, available| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(file);
+            let config = Config::resolve(Some(&path), &[], &Default::default()).unwrap();
+            let there = Memory { total: available, available };
+            let config = planned(&shape, &config, device, Some(there));
+            let need = estimate(&shape, &config, device);
+            assert_eq!(super::super::shortage(&need, there, &config), None, "{file}: {need:?}");
+            assert_eq!(super::super::too_long(&shape, &config), None);
+            (config.model.micro_batch_tokens.unwrap(), need.total())
+        };
+        // 80 GB less what the driver has; one response of the largest budget with its prompt is a micro-batch.
+        let (tokens, bytes) = planned("siri-1.5b.toml", DeviceChoice::Cuda, 79 << 30);
+        assert!(tokens >= 17_408 && (50 << 30..70 << 30).contains(&bytes), "{tokens} tokens, {}", show(bytes));
+        // Two thirds of 16 GiB is what the system recommends to use there.
+        let (tokens, bytes) = planned("siri-1.5b-lora-mac.toml", DeviceChoice::Metal, (16 << 30) / 3 * 2);
+        assert!(tokens >= 2_560 && (6 << 30..10 << 30).contains(&bytes), "{tokens} tokens, {}", show(bytes));
     }
 
     #[test]
@@ -306,12 +415,12 @@ mod tests {
         let at = |tokens| {
             let config =
                 Config { model: Model { micro_batch_tokens: Some(tokens), ..config.model.clone() }, ..config.clone() };
-            estimate(&shape(), &config).total()
+            estimate(&shape(), &config, DeviceChoice::Cpu).total()
         };
-        assert_eq!(plan(&shape(), &config, 0), 500);
-        assert_eq!(plan(&shape(), &config, u64::MAX), 16000);
-        assert_eq!(plan(&shape(), &config, at(2000) / 4 * 5 + 5), 2000);
-        assert_eq!(plan(&shape(), &config, at(2000) / 4 * 5 - 5), 1000);
+        assert_eq!(plan(&shape(), &config, DeviceChoice::Cpu, 0), 500);
+        assert_eq!(plan(&shape(), &config, DeviceChoice::Cpu, u64::MAX), 16000);
+        assert_eq!(plan(&shape(), &config, DeviceChoice::Cpu, at(2000) / 4 * 5 + 5), 2000);
+        assert_eq!(plan(&shape(), &config, DeviceChoice::Cpu, at(2000) / 4 * 5 - 5), 1000);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use crate::config::{Config, DeviceChoice, Dtype};
 use crate::data::{self, Source, Use};
 use machine::Memory;
-use memory::{Need, show, thousands};
+use memory::{Need, Phase, show, thousands};
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +62,14 @@ fn look_at_machine(config: &Config, report: &mut Report) {
     }
     let device = machine::resolve(config.run.device);
     report.fact("device", format!("{device} (run.device = \"{}\")", config.run.device));
-    if let Err(reason) = machine::usable(device) {
-        report.failures.push(format!("run.device = \"{device}\": {reason}"));
+    match machine::open(device) {
+        Ok(candle_core::Device::Cpu) => {}
+        Ok(opened) => {
+            let memory = machine::device_memory(device);
+            let memory = memory.map(|m| format!(", {} available of {}", show(m.available), show(m.total)));
+            report.fact("", format!("{}{}", model::device::name(&opened), memory.unwrap_or_default()));
+        }
+        Err(reason) => report.failures.push(format!("run.device = \"{device}\": {reason}")),
     }
 }
 
@@ -83,10 +89,15 @@ fn look_at_policy(config: &Config, report: &mut Report) {
     report.fact("disk", disk.fact);
     report.failures.extend(disk.failure);
     let there = machine::device_memory(device);
-    let need = memory::estimate(&shape, &memory::planned(&shape, config, there));
+    let need = memory::estimate(&shape, &memory::planned(&shape, config, device, there), device);
     report.fact("needs", format!("{}, about, at its peak:", show(need.total())));
     for item in &need.items {
-        let _ = writeln!(report.text, "{:>10} {:<16} {}", show(item.bytes), item.name, item.formula);
+        let when = match item.phase {
+            Phase::Always => "",
+            Phase::Rollouts => ", in rollouts",
+            Phase::Updates => ", in updates",
+        };
+        let _ = writeln!(report.text, "{:>10} {:<16} {}{when}", show(item.bytes), item.name, item.formula);
     }
     match there {
         Some(there) => report.failures.extend(shortage(&need, there, config)),
@@ -190,7 +201,7 @@ mod tests {
     #[test]
     fn a_shortage_names_both_sizes() {
         let config = Config::countdown();
-        let item = memory::Item { name: "weights", bytes: 3 << 30, formula: String::new() };
+        let item = memory::Item { name: "weights", phase: Phase::Always, bytes: 3 << 30, formula: String::new() };
         let need = Need { items: vec![item] };
         assert_eq!(shortage(&need, Memory { total: 4 << 30, available: 3 << 30 }, &config), None);
         let message = shortage(&need, Memory { total: 4 << 30, available: 2 << 30 }, &config).unwrap();

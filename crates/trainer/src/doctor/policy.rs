@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The shape of DeepSeek-R1-Distill-Qwen-1.5B and of what was trained from it, so that the need of the paper's run is
 /// known without a network.
-const QWEN_1_5B: &str = r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536,
+pub(super) const QWEN_1_5B: &str = r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536,
     "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
     "max_position_embeddings": 131072, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": false}"#;
 

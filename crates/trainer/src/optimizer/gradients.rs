@@ -134,6 +134,14 @@ impl Gradients {
         missing.map(|entry| entry.name.as_str()).collect()
     }
 
+    /// Each variable's name and sum, f32, in its shape and on its device.
+    ///
+    /// # Errors
+    /// An item that its device has no memory for.
+    pub fn tensors(&self) -> impl Iterator<Item = Result<(&str, Tensor)>> {
+        self.entries.iter().map(|entry| Ok((entry.name.as_str(), entry.sum.to_tensor(&entry.var)?)))
+    }
+
     /// The Euclidean norm over all variables, summed in f64 and in a fixed order on the CPU.
     ///
     /// # Errors

@@ -39,8 +39,8 @@ pub fn check(config: Config, folder: &Path, resumes: bool) -> Result<Ready> {
     if let Some(shape) = &found.shape {
         failures.extend(doctor::too_long(shape, &config));
         let there = doctor::machine::device_memory(device);
-        config = doctor::memory::planned(shape, &config, there);
-        let need = doctor::memory::estimate(shape, &config);
+        config = doctor::memory::planned(shape, &config, device, there);
+        let need = doctor::memory::estimate(shape, &config, device);
         failures.extend(there.and_then(|there| doctor::shortage(&need, there, &config)));
     }
     let need = found.shape.map(|shape| doctor::disk::Need::of(&shape, &config)).unwrap_or_default();
