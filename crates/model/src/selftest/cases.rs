@@ -1,6 +1,7 @@
 //! The grid: every operation at sizes that do and do not fit a block, a warp or a vector.
 
 use super::{Case, Function, Input, Tolerance};
+use crate::kernels::packed::Compute;
 use crate::ops::log_prob::Scored;
 use crate::ops::{self, Heads, RopeTable};
 use candle_core::{DType, Result, Tensor};
@@ -63,8 +64,8 @@ fn linear((tokens, inner, out): (usize, usize, usize), biased: bool, views: bool
         op: "linear",
         shape: views_in(format!("{tokens} x {inner} to {out}{}", if biased { ", bias" } else { "" }), views),
         inputs,
-        fused: Box::new(|x: &[Tensor]| ops::linear(&x[0], &x[1], x.get(2))),
-        composed: Box::new(|x: &[Tensor]| ops::linear::composed(&x[0], &x[1], x.get(2))),
+        fused: Box::new(|x: &[Tensor]| ops::linear(&x[0], &x[1], x.get(2), Compute::F32)),
+        composed: Box::new(|x: &[Tensor]| ops::linear::composed(&x[0], &x[1], x.get(2), Compute::F32)),
         tolerance: SUMMED,
         views,
     }
@@ -138,7 +139,7 @@ fn attention((ratio, key_value, dim): (usize, usize, usize), lengths: &[usize], 
 fn log_prob((tokens, width, vocab): (usize, usize, usize), temperature: f32, views: bool) -> Case {
     let rows: Arc<[u32]> = (0..tokens as u32).map(|i| i * 3 % tokens as u32).collect();
     let targets: Arc<[u32]> = (0..tokens as u32).map(|i| i * 7919 % vocab as u32).collect();
-    let scored = Scored { rows, targets, temperature };
+    let scored = Scored { rows, targets, temperature, compute: Compute::F32 };
     let other = scored.clone();
     let stacked = |scores: ops::HeadScores| -> Result<Tensor> { Tensor::stack(&[scores.log_probs, scores.entropy], 0) };
     let scale = 3.0 / (width as f32).sqrt();
