@@ -25,13 +25,8 @@ pub(crate) fn forward_into<M: Machine>(
 ) -> Result<()> {
     let rows = rows(x, w)?;
     let kernel = Kernel { file: "rms_norm", name: &format!("rms_norm_forward_{}", suffix(x.dtype)?) };
-    let arguments = &mut [
-        Argument::Read(x),
-        Argument::Read(w),
-        Argument::Write(y, 0),
-        Argument::size(w.len)?,
-        Argument::F32(eps),
-    ];
+    let arguments =
+        &mut [Argument::Read(x), Argument::Read(w), Argument::Write(y, 0), Argument::size(w.len)?, Argument::F32(eps)];
     // SAFETY: `rms_norm_forward_*(x, w, y, width, eps)`; each block takes one of the rows.
     unsafe { machine.launch(kernel, Grid::line(rows, threads(w.len)), arguments) }
 }
