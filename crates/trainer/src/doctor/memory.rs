@@ -16,6 +16,8 @@ pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
 const PROGRAM: u64 = 100 << 20;
 /// What a GPU's driver and its libraries take before the first tensor: the context, kernels, workspace of products.
 const CONTEXT: u64 = 768 << 20;
+/// Logits that a GPU's head holds at a time.
+const GPU_LOGITS: u64 = 1 << 26;
 /// Tokens of a step of generation on a GPU, beside one of each row that decodes: long prompts are fed by parts.
 const STEP_TOKENS: usize = 2048;
 /// A planned micro-batch is at most so many tokens, unless a sequence is longer: more are no faster.
@@ -110,7 +112,7 @@ fn during(phase: Phase, device: DeviceChoice) -> Phase {
 /// | gradients | `4 T` | `4 T` |
 /// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights | the same, moments in f32 |
 /// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections | the same times `w / 4` |
-/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states | the same |
+/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states | `(4 + w) min(2^26, m V)`: logits and their gradient |
 /// | widening | `8 f h`: one matrix packed, and its gradient's other side | |
 /// | gradients on their way | | of the embedding or a block with recomputation, `w max(h V, T / n)`, else `w T` |
 pub fn update(of: &Update) -> Need {
@@ -145,7 +147,11 @@ pub fn update(of: &Update) -> Need {
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
     let (h, f, vocab) = (shape.hidden_size as u64, shape.intermediate_size as u64, shape.vocab_size as u64);
-    let head = head_workspace_bytes(shape.vocab_size, shape.hidden_size) as u64;
+    let head = if gpu {
+        (F32 + width) * GPU_LOGITS.min(tokens.saturating_mul(vocab))
+    } else {
+        head_workspace_bytes(shape.vocab_size, shape.hidden_size) as u64
+    };
     need.add("head", phase, head, "logits of a strip of the vocabulary, and what they are made of");
     if gpu {
         let part = if of.lora.is_none() { h * vocab } else { 0 }.max(trained / shape.num_layers as u64);
@@ -370,7 +376,8 @@ mod tests {
         assert_eq!(bytes(&need, "a step"), 2 * (2048 + 12) * (32 + 16 + 8 + 36));
         assert_eq!(bytes(&need, "sampler's copy") + bytes(&need, "program") + bytes(&need, "widening"), 0);
         let resident = (768 << 20) + 2 * 1112 + 4 * 1112 + 12 * 1112;
-        let updates = 2 * 1000 * 272 + bytes(&need, "head") + 2 * 556;
+        assert_eq!(bytes(&need, "head"), (4 + 2) * 1000 * 10);
+        let updates = 2 * 1000 * 272 + 6 * 10_000 + 2 * 556;
         let rollouts = 2 * 12 * 500 * 16 + 4 * 12 * 10 + 2 * 2060 * 92;
         assert_eq!(need.total(), resident + u64::max(updates, rollouts));
         // The CPU keeps both.
