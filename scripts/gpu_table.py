@@ -143,7 +143,9 @@ def runs(rows):
             lines.append(f"  - {name}: accuracy {row['pass_at_1']:.3f}, {row['response_tokens']:.0f} tokens")
     for row in rows:
         if row.get("part") in ("embedded", "gsm8k") and row.get("side") == "bellows" and row.get("status") != 0:
-            lines.append(f"{row['part']}: status {row.get('status')}: {row.get('note') or 'none'}")
+            status = row.get("status")
+            ended = "ended by its time limit" if status in (124, 137) else f"status {status}: {row.get('note') or 'no reason given'}"
+            lines.append(f"{row['part']}: {ended}")
     return lines
 
 

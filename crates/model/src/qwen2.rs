@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernels::packed::Compute;
 use crate::lora::{self, Adapter, Adapters};
+use crate::ops::attention::Form;
 use crate::ops::linear::gradient_of_linear;
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, RopeTable, attention, embedding, linear, log_prob, rms_norm, rope, swiglu};
@@ -379,7 +380,9 @@ impl Qwen2 {
     /// The residual stream after attention, and the input of the block's last product.
     fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
         let heads = self.config.heads;
-        self.before_last(index, x, Some(&batch.positions), &|q, k, v| Ok(attention(q, k, v, heads, &batch.offsets)?))
+        self.before_last(index, x, Some(&batch.positions), &|q, k, v| {
+            Ok(attention(q, k, v, Form { heads, compute: self.compute }, &batch.offsets)?)
+        })
     }
 
     /// The same, with any way to attend.

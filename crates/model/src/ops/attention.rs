@@ -1,10 +1,13 @@
 //! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
 //!
-//! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
+//! The fused kernel in f32 goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
+
+mod narrow;
 
 use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::packed::Compute;
 use crate::kernels::{map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -33,8 +36,9 @@ pub struct Heads {
 }
 
 /// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
-/// -> `[tokens, query * dim]`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc<[usize]>) -> Result<Tensor> {
+/// -> `[tokens, query * dim]`. `form.compute` is for f32 activations on the CPU; elsewhere it is as in [`composed`] in f32.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[usize]>) -> Result<Tensor> {
+    let Form { heads, compute } = form;
     let tokens = q.dim(0)?;
     if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
         bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
@@ -46,6 +50,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
     if fused(q) && has_kernel(q, heads) {
         let op = Attention {
             heads,
+            compute,
             offsets: offsets.clone(),
             #[cfg(any(feature = "cuda", feature = "metal"))]
             log_sums: OnceLock::new(),
@@ -65,7 +70,16 @@ fn has_kernel(q: &Tensor, heads: Heads) -> bool {
     q.device().is_cpu() || heads.dim <= WIDEST_ON_CUDA
 }
 
-/// The same of plain tensor ops, on any device.
+/// The heads of an attention layer, and what its products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The layout of the heads.
+    pub heads: Heads,
+    /// Of the products on the CPU.
+    pub compute: Compute,
+}
+
+/// The same of plain tensor ops in f32, on any device.
 pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usize]) -> Result<Tensor> {
     let repeat = heads.query / heads.key_value;
     let mut outputs = Vec::new();
@@ -92,6 +106,7 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 
 struct Attention {
     heads: Heads,
+    compute: Compute,
     offsets: Arc<[usize]>,
     /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
     #[cfg(any(feature = "cuda", feature = "metal"))]
@@ -176,6 +191,9 @@ impl Attention {
         let tasks = self.tasks();
         let parts = map_tasks(tasks.len(), |i| {
             let task = &tasks[i];
+            if self.compute == Compute::Bf16 {
+                return self.gathered(task, x).group(self.heads).forward();
+            }
             let stride = self.group() * dim;
             let mut out = vec![0.0; task.len * stride];
             let mut p = vec![0.0; QUERY_BLOCK * task.len];
@@ -203,7 +221,13 @@ impl Attention {
     fn backward(&self, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
         let Heads { query, key_value, dim } = self.heads;
         let tasks = self.tasks();
-        let parts = map_tasks(tasks.len(), |i| self.backward_task(&tasks[i], x, out, g));
+        let parts = map_tasks(tasks.len(), |i| match self.compute {
+            Compute::F32 => self.backward_task(&tasks[i], x, out, g),
+            Compute::Bf16 => {
+                let of_queries = |rows| self.gathered_queries(&tasks[i], rows);
+                self.gathered(&tasks[i], x).group(self.heads).backward(&of_queries(out), &of_queries(g))
+            }
+        });
         let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
         for (task, [q, k, v]) in tasks.iter().zip(parts) {
             scatter(&q, self.group() * dim, &mut dq[self.query_offset(task, 0)..], query * dim);
@@ -263,6 +287,37 @@ impl Attention {
             }
         });
     }
+}
+
+/// What [`narrow::Group`] borrows.
+struct Gathered {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Gathered {
+    fn group(&self, heads: Heads) -> narrow::Group<'_> {
+        narrow::Group { q: &self.q, k: &self.k, v: &self.v, heads }
+    }
+}
+
+impl Attention {
+    fn gathered(&self, task: &Task, x: Inputs) -> Gathered {
+        let Heads { key_value, dim, .. } = self.heads;
+        let of_keys = |rows: &[f32]| gather(&rows[self.key_offset(task)..], dim, key_value * dim, task.len);
+        Gathered { q: self.gathered_queries(task, x.q), k: of_keys(x.k), v: of_keys(x.v) }
+    }
+
+    fn gathered_queries(&self, task: &Task, rows: &[f32]) -> Vec<f32> {
+        let Heads { query, dim, .. } = self.heads;
+        gather(&rows[self.query_offset(task, 0)..], self.group() * dim, query * dim, task.len)
+    }
+}
+
+/// `count` rows of `width` out of rows `stride` apart: the reverse of [`scatter`].
+fn gather(from: &[f32], width: usize, stride: usize, count: usize) -> Vec<f32> {
+    from.chunks(stride).take(count).flat_map(|row| &row[..width]).copied().collect()
 }
 
 /// Copies rows of `width` into rows `stride` apart.
@@ -386,8 +441,22 @@ mod tests {
             let offsets: Arc<[usize]> = [0, 1, 71, 71, 200].into();
             let q = variable(&[200, query * dim], 1);
             let (k, v) = (variable(&[200, key_value * dim], 2), variable(&[200, key_value * dim], 3));
-            let fused = || attention(&q, &k, &v, heads, &offsets);
+            let form = Form { heads, compute: Compute::F32 };
+            let fused = || attention(&q, &k, &v, form, &offsets);
             assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, heads, &offsets), 2e-5);
+        }
+    }
+
+    /// bf16 has 8 bits: inputs, weights and their gradients are rounded by up to 1/512 of themselves.
+    #[test]
+    fn products_in_bf16_are_near_the_twin() {
+        for (query, key_value, dim) in [(1, 1, 8), (4, 2, 32), (7, 1, 16), (14, 2, 64)] {
+            let form = Form { heads: Heads { query, key_value, dim }, compute: Compute::Bf16 };
+            let offsets: Arc<[usize]> = [0, 1, 71, 71, 401].into();
+            let q = variable(&[401, query * dim], 1);
+            let (k, v) = (variable(&[401, key_value * dim], 2), variable(&[401, key_value * dim], 3));
+            let fused = || attention(&q, &k, &v, form, &offsets);
+            assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, form.heads, &offsets), 8e-3);
         }
     }
 
@@ -395,6 +464,7 @@ mod tests {
     fn wrong_offsets_are_an_error() {
         let heads = Heads { query: 1, key_value: 1, dim: 4 };
         let x = variable(&[3, 4], 1);
-        assert!(attention(&x, &x, &x, heads, &[0, 2].into()).is_err());
+        let form = Form { heads, compute: Compute::F32 };
+        assert!(attention(&x, &x, &x, form, &[0, 2].into()).is_err());
     }
 }

@@ -7,6 +7,7 @@
 mod cases;
 mod evaluate;
 
+use crate::ops::fallbacks;
 use crate::qwen2::kept_in;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -177,7 +178,9 @@ fn compare(case: &Case, dtype: DType, device: &Device) -> Result<Finding> {
         case.inputs.iter().zip(&values).map(cast).collect()
     };
     let (here, cpu) = (inputs(device, dtype)?, inputs(&Device::Cpu, DType::F32)?);
+    let _ = fallbacks::take();
     let fused = evaluate(&case.fused, &here, case, dtype)?;
+    let without_kernel = !device.is_cpu() && !fallbacks::take().is_empty();
     let twin = evaluate(&case.composed, &here, case, dtype)?;
     let reference = evaluate(&case.composed, &cpu, case, dtype)?;
     let tolerance = if dtype == DType::F32 { case.tolerance.f32 } else { case.tolerance.bf16 };
@@ -187,6 +190,9 @@ fn compare(case: &Case, dtype: DType, device: &Device) -> Result<Finding> {
     };
     let errors = [against(&twin, "twin"), against(&reference, "CPU")].concat();
     let mut finding = Finding::worst(case.op, &case.shape, dtype, errors);
+    if without_kernel {
+        finding.place += " (its twin ran, there is no kernel)";
+    }
     if let Some(place) = same_bits(&fused, &evaluate(&case.fused, &here, case, dtype)?) {
         finding.failure = Some(format!("{place}: a second run gave other bits"));
     }
