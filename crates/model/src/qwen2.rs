@@ -358,12 +358,13 @@ impl Qwen2 {
         Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
     }
 
-    /// One decoder block, a row a token at its position, whose rotated queries, keys and values are mixed by `attend`.
+    /// One decoder block, a row a token, whose queries, keys and values are mixed by `attend`; rotated by their `positions`
+    /// before, unless there are none.
     pub(crate) fn block_with(
         &self,
         index: usize,
         x: &Tensor,
-        positions: &Arc<[u32]>,
+        positions: Option<&Arc<[u32]>>,
         attend: Attend,
     ) -> Result<Tensor> {
         let (x, gated) = self.before_last(index, x, positions, attend)?;
@@ -378,8 +379,10 @@ impl Qwen2 {
 
     /// The residual stream after attention, and the input of the block's last product.
     fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
-        let form = Form { heads: self.config.heads, compute: self.compute };
-        self.before_last(index, x, &batch.positions, &|q, k, v| Ok(attention(q, k, v, form, &batch.offsets)?))
+        let heads = self.config.heads;
+        self.before_last(index, x, Some(&batch.positions), &|q, k, v| {
+            Ok(attention(q, k, v, Form { heads, compute: self.compute }, &batch.offsets)?)
+        })
     }
 
     /// The same, with any way to attend.
@@ -387,7 +390,7 @@ impl Qwen2 {
         &self,
         index: usize,
         x: &Tensor,
-        positions: &Arc<[u32]>,
+        positions: Option<&Arc<[u32]>>,
         attend: Attend,
     ) -> Result<(Tensor, Tensor)> {
         let (eps, layer, compute) = (self.config.rms_norm_eps, &self.layers[index], self.compute);
@@ -396,7 +399,9 @@ impl Qwen2 {
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
         }
-        let (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
+        if let Some(positions) = positions {
+            (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
+        }
         let v = layer.v.apply(&normed, compute)?;
         let mixed = attend(&q, &k, &v)?;
         let x = (x + layer.o.apply(&mixed, compute)?)?;

@@ -7,7 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::kernels::sums::HostSum;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, fused, log_prob};
 use crate::qwen2::{PackedBatch, Qwen2};
@@ -92,8 +92,8 @@ fn through_head<T, E: From<Error>>(
 ) -> Result<(Tensor, T), E> {
     let leaf = leaf(last)?;
     let head = model.head_weight();
-    #[cfg(feature = "cuda")]
-    if last.device().is_cuda() && fused(last) {
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    if !last.device().is_cpu() && fused(last) {
         let sum = if head.track_op() { sink.device(head) } else { None };
         if sum.is_some() == head.track_op() {
             return through_head_on_device(model, model.scored(batch, temperature), &leaf, loss, (sink, sum));
@@ -120,7 +120,7 @@ fn through_head<T, E: From<Error>>(
 }
 
 /// The same on a GPU, where a kernel adds the gradient of the head to the `sum`, if that is trained.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 fn through_head_on_device<T, E: From<Error>>(
     model: &Qwen2,
     scored: Scored,
@@ -165,8 +165,8 @@ fn through_embedding<E: From<Error>>(
     if !model.embedding.track_op() {
         return Ok(());
     }
-    #[cfg(feature = "cuda")]
-    if gradient.device().is_cuda()
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    if !gradient.device().is_cpu()
         && fused(gradient)
         && let Some(sum) = sink.device(&model.embedding)
     {

@@ -101,7 +101,7 @@ impl Local {
             (Form::Composed, _) => {
                 "generation: plain tensor operations, slow; this device has no kernels for it".into()
             }
-            (Form::Kernels, _) => "generation: kernels launched one by one (sampler.cuda_graphs = false)".into(),
+            (Form::Kernels, _) => "generation: kernels launched one by one".into(),
             (Form::Graphs, None) => "generation: kernels, steps captured as CUDA graphs".into(),
             (Form::Graphs, Some(why)) => format!("generation: kernels launched one by one; no CUDA graphs: {why}"),
         };

@@ -15,7 +15,14 @@ use std::sync::Arc;
 
 /// Feeds the tokens of a plan and draws, on the host.
 pub(super) fn step(model: &Qwen2, store: &mut Blocks, plan: &Plan, draws: &Draws) -> Result<Drawn> {
-    let logits = forward(model, store, plan)?;
+    let positions: Arc<[u32]> = plan.positions.as_slice().into();
+    let slots = Tensor::new(plan.slots.as_slice(), model.device())?;
+    let reads = Reads::new(plan, model.device())?;
+    let logits = forward(model, store, plan, Some(&positions), &|[keys, values], [q, k, v]| {
+        write(keys, &slots, k)?;
+        write(values, &slots, v)?;
+        reads.attend(q, keys, values, model.config().heads)
+    })?;
     let mut logits = logits.map_or_else(|| Ok(Vec::new()), |logits| logits.to_vec2::<f32>())?;
     let mut draw = |(row, at): (&Option<usize>, &Vec<f64>)| {
         let logits = logits.get_mut((*row)?)?;
@@ -25,21 +32,24 @@ pub(super) fn step(model: &Qwen2, store: &mut Blocks, plan: &Plan, draws: &Draws
     Ok(plan.logits_of.iter().zip(draws.at).map(&mut draw).collect())
 }
 
-/// Feeds the tokens of a plan; gives the logits that are wanted, `[wanted, vocab]` in f32, or none.
-fn forward(model: &Qwen2, store: &mut Blocks, plan: &Plan) -> Result<Option<Tensor>> {
+/// Mixes `[q, k, v]` of a step with a layer's `[keys, values]`, to which it writes.
+pub(super) type Attend<'a> = &'a dyn Fn(&[Tensor; 2], [&Tensor; 3]) -> Result<Tensor>;
+
+/// Feeds the tokens of a plan; gives the logits that are wanted, `[wanted, vocab]` in f32, or none. Queries and keys are
+/// rotated by their `positions` before `attend` has them, unless there are none.
+pub(super) fn forward(
+    model: &Qwen2,
+    store: &mut Blocks,
+    plan: &Plan,
+    positions: Option<&Arc<[u32]>>,
+    attend: Attend,
+) -> Result<Option<Tensor>> {
     let copies = store.take_copies();
     let layers = store.tensors()?;
     copy(layers, &copies)?;
-    let positions: Arc<[u32]> = plan.positions.as_slice().into();
-    let slots = Tensor::new(plan.slots.as_slice(), model.device())?;
-    let reads = Reads::new(plan, model.device())?;
     let mut x = model.embed_tokens(&plan.tokens)?;
-    for (index, [keys, values]) in layers.iter().enumerate() {
-        x = model.block_with(index, &x, &positions, &|q, k, v| {
-            write(keys, &slots, k)?;
-            write(values, &slots, v)?;
-            reads.attend(q, keys, values, model.config().heads)
-        })?;
+    for (index, layer) in layers.iter().enumerate() {
+        x = model.block_with(index, &x, positions, &|q, k, v| attend(layer, [q, k, v]))?;
     }
     if plan.wanted.is_empty() {
         return Ok(None);

@@ -12,6 +12,8 @@ mod cuda;
 mod graphs;
 #[cfg(any(feature = "cuda", test))]
 mod kernels;
+#[cfg(feature = "metal")]
+mod metal;
 mod plan;
 mod store;
 #[cfg(test)]
@@ -33,7 +35,7 @@ pub use store::Blocks;
 pub enum Form {
     /// Of plain tensor operations, on any device. Tokens are drawn on the host.
     Composed,
-    /// Of kernels of our own, launched one by one (CUDA).
+    /// Of kernels of our own, launched one by one (CUDA, Metal).
     Kernels,
     /// The same, and a step in which every row feeds one token is one captured graph a number of rows (CUDA).
     Graphs,
@@ -68,6 +70,8 @@ enum Forms {
     Composed,
     #[cfg(feature = "cuda")]
     Cuda(Box<cuda::Cuda>, Form),
+    #[cfg(feature = "metal")]
+    Metal,
 }
 
 impl DeviceDecoder {
@@ -79,6 +83,8 @@ impl DeviceDecoder {
         let model = model.detached();
         let form = match form {
             Form::Composed => Forms::Composed,
+            #[cfg(feature = "metal")]
+            Form::Kernels if metal::fits(&model) => Forms::Metal,
             #[cfg(feature = "cuda")]
             _ => Forms::Cuda(Box::new(cuda::Cuda::new(&model, form == Form::Graphs)?), form),
             #[cfg(not(feature = "cuda"))]
@@ -92,6 +98,10 @@ impl DeviceDecoder {
 
     /// The fastest form that a model's device has.
     pub fn best_form(model: &Qwen2) -> Form {
+        #[cfg(feature = "metal")]
+        if metal::fits(model) {
+            return Form::Kernels;
+        }
         if model.device().is_cuda() { Form::Graphs } else { Form::Composed }
     }
 
@@ -107,6 +117,8 @@ impl DeviceDecoder {
             Forms::Composed => {}
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => cuda.refresh(&self.model)?,
+            #[cfg(feature = "metal")]
+            Forms::Metal => {}
         }
         Ok(true)
     }
@@ -122,6 +134,8 @@ impl DeviceDecoder {
             Forms::Composed => Form::Composed,
             #[cfg(feature = "cuda")]
             Forms::Cuda(_, form) => *form,
+            #[cfg(feature = "metal")]
+            Forms::Metal => Form::Kernels,
         }
     }
 
@@ -131,6 +145,8 @@ impl DeviceDecoder {
             Forms::Composed => (0, None),
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => cuda.graphs(),
+            #[cfg(feature = "metal")]
+            Forms::Metal => (0, None),
         }
     }
 
@@ -148,6 +164,8 @@ impl DeviceDecoder {
             Forms::Composed => Blocks::new(self.config(), self.cache_dtype(), self.model.device(), count),
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => Ok(Blocks::in_cuda(cuda.blocks(&self.model, count)?, count)),
+            #[cfg(feature = "metal")]
+            Forms::Metal => Blocks::new(self.config(), self.cache_dtype(), self.model.device(), count),
         }
     }
 
@@ -169,6 +187,8 @@ impl DeviceDecoder {
             }
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => Ok(Some(cuda.room(&self.model, max_rows)?)),
+            #[cfg(feature = "metal")]
+            Forms::Metal => Ok(metal::room(&self.model, max_rows)),
         }
     }
 
@@ -179,6 +199,8 @@ impl DeviceDecoder {
             Forms::Composed => {}
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => cuda.rest(),
+            #[cfg(feature = "metal")]
+            Forms::Metal => {}
         }
     }
 
@@ -191,6 +213,11 @@ impl DeviceDecoder {
             Forms::Composed => {
                 self.plan.fill(&mut spans, self.model.config(), 0)?;
                 composed::step(&self.model, blocks, &self.plan, draws)?
+            }
+            #[cfg(feature = "metal")]
+            Forms::Metal => {
+                self.plan.fill(&mut spans, self.model.config(), 0)?;
+                split(&self.plan, draws, metal::step(&self.model, blocks, &self.plan, draws)?)
             }
             #[cfg(feature = "cuda")]
             Forms::Cuda(cuda, _) => {
@@ -207,7 +234,7 @@ impl DeviceDecoder {
 }
 
 /// The tokens of all draws, given to the spans that they are of.
-#[cfg(any(feature = "cuda", test))]
+#[cfg(any(feature = "cuda", feature = "metal", test))]
 fn split(plan: &Plan, draws: &Draws, drawn: Vec<(u32, f32)>) -> Drawn {
     let mut drawn = drawn.into_iter();
     let of = |(row, at): (&Option<usize>, &Vec<f64>)| row.map(|_| drawn.by_ref().take(at.len()).collect());

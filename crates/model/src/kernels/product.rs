@@ -41,6 +41,7 @@ pub(super) struct Product<'a> {
 }
 
 /// Pairs of `k` that are summed at a time: those of [`ROWS`] rows stay in a core's second-level cache.
+#[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 512;
 /// Rows of an input in pairs that one task takes.
 pub(super) const ROWS: usize = 256;

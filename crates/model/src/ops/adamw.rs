@@ -64,6 +64,11 @@ pub fn update(state: State, gradient: &Tensor, factors: &Factors) -> Result<bool
         on_cuda(state, gradient, factors)?;
         return Ok(true);
     }
+    #[cfg(feature = "metal")]
+    if state.value.device().is_metal() {
+        super::metal::optimizer::adamw(state, gradient, *factors)?;
+        return Ok(true);
+    }
     // Without a GPU's kernels nothing takes them.
     let _ = factors;
     Ok(false)

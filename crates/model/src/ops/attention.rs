@@ -11,13 +11,15 @@ use crate::kernels::packed::Compute;
 use crate::kernels::{map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 use std::sync::OnceLock;
 
-/// The widest head that the kernels of GPUs take.
-const WIDEST_ON_A_GPU: usize = 256;
+/// The widest head that the CUDA kernels take.
+const WIDEST_ON_CUDA: usize = 256;
 
 /// Queries whose scores are held at a time.
 const QUERY_BLOCK: usize = 64;
@@ -45,18 +47,27 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) && (q.device().is_cpu() || heads.dim <= WIDEST_ON_A_GPU) {
+    if fused(q) && has_kernel(q, heads) {
         let op = Attention {
             heads,
             compute,
             offsets: offsets.clone(),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "metal"))]
             log_sums: OnceLock::new(),
         };
         return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
     fallbacks::note("attention");
     composed(q, k, v, heads, offsets)
+}
+
+/// Whether the kernel of the device of `q` takes heads of this shape.
+fn has_kernel(q: &Tensor, heads: Heads) -> bool {
+    #[cfg(feature = "metal")]
+    if q.device().is_metal() {
+        return super::metal::attention::fits(heads);
+    }
+    q.device().is_cpu() || heads.dim <= WIDEST_ON_CUDA
 }
 
 /// The heads of an attention layer, and what its products are computed in.
@@ -98,7 +109,7 @@ struct Attention {
     compute: Compute,
     offsets: Arc<[usize]>,
     /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "metal"))]
     log_sums: OnceLock<Tensor>,
 }
 
@@ -357,6 +368,23 @@ impl CustomOp3 for Attention {
         Ok((out, lq.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        q: &MetalStorage,
+        lq: &Layout,
+        k: &MetalStorage,
+        lk: &Layout,
+        v: &MetalStorage,
+        lv: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let inputs = [(q, lq), (k, lk), (v, lv)];
+        let (out, shape, log_sums) = super::metal::tensors::forward::attention(inputs, self.heads, &self.offsets)?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(log_sums);
+        Ok((out, shape))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -377,6 +405,14 @@ impl CustomOp3 for Attention {
             let [dq, dk, dv] = gradients;
             let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
             return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+        }
+        #[cfg(feature = "metal")]
+        if q.device().is_metal() {
+            let Some(lse) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
+            let (heads, offsets) = (self.heads, &*self.offsets);
+            let op = super::metal::tensors::backward::Attention { inputs: [q, k, v], out, lse, heads, offsets };
+            let [dq, dk, dv] = op.gradients(g)?;
+            return Ok((Some(dq), Some(dk), Some(dv)));
         }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {

@@ -1,7 +1,11 @@
 //! The embedding: rows of a table by their numbers, and a gradient that sums what came from one row in a fixed order.
 
 #[cfg(feature = "cuda")]
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape};
+use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -10,8 +14,8 @@ use std::sync::Arc;
 /// # Errors
 /// When a number is beyond the table.
 pub fn embedding(table: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if table.device().is_cuda() && super::fused(table) {
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    if !table.device().is_cpu() && super::fused(table) {
         return table.contiguous()?.apply_op1(Embedding { ids: ids.clone() });
     }
     if !table.device().is_cpu() {
@@ -32,8 +36,22 @@ pub fn composed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 ///
 /// # Errors
 /// When there is no kernel for it, or the shapes do not fit.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 pub(crate) fn add_gradient(sum: &Tensor, ids: &[u32], g: &Tensor) -> Result<()> {
+    #[cfg(feature = "metal")]
+    if sum.device().is_metal() {
+        return super::metal::tensors::backward::add_picked(sum, ids, g);
+    }
+    #[cfg(feature = "cuda")]
+    if sum.device().is_cuda() {
+        return add_gradient_on_cuda(sum, ids, g);
+    }
+    let _ = (ids, g);
+    candle_core::bail!("embedding: no kernel for the device of the sums")
+}
+
+#[cfg(feature = "cuda")]
+fn add_gradient_on_cuda(sum: &Tensor, ids: &[u32], g: &Tensor) -> Result<()> {
     use super::cuda::device::{with, write};
     use super::cuda::rows::{Groups, Sums, sum_into};
     let (len, width) = (sum.elem_count(), g.dim(1)?);
@@ -44,12 +62,12 @@ pub(crate) fn add_gradient(sum: &Tensor, ids: &[u32], g: &Tensor) -> Result<()> 
     })
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 struct Embedding {
     ids: Arc<[u32]>,
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 impl CustomOp1 for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
@@ -59,6 +77,12 @@ impl CustomOp1 for Embedding {
         candle_core::bail!("embedding: the fused op runs on a GPU only")
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, table: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::tensors::forward::embedding((table, layout), &self.ids)
+    }
+
+    #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, table: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         use super::cuda::device::{Gpu, view};
         let width = layout.shape().dims2()?.1;
@@ -67,15 +91,29 @@ impl CustomOp1 for Embedding {
     }
 
     fn bwd(&self, table: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        use super::cuda::Machine;
-        use super::cuda::device::{tensor, with};
-        use super::cuda::rows::{Groups, Sums, sum_into};
-        let (len, width, dtype) = (table.elem_count(), table.dim(1)?, table.dtype());
-        with([g], |gpu, [g]| {
-            let mut memory = gpu.zeros(dtype, len)?;
-            let sums = Sums { memory: &mut memory, offset: 0, len, dtype };
-            sum_into(gpu, g, &Groups::of(&self.ids), sums, width)?;
-            Ok(Some(tensor(memory, table.shape())))
-        })
+        #[cfg(feature = "metal")]
+        if table.device().is_metal() {
+            return super::metal::tensors::backward::embedding(table, &self.ids, g).map(Some);
+        }
+        #[cfg(feature = "cuda")]
+        if table.device().is_cuda() {
+            return gradient_on_cuda(table, &self.ids, g).map(Some);
+        }
+        let _ = (table, g);
+        candle_core::bail!("embedding: the fused op runs on a GPU only")
     }
+}
+
+#[cfg(feature = "cuda")]
+fn gradient_on_cuda(table: &Tensor, ids: &[u32], g: &Tensor) -> Result<Tensor> {
+    use super::cuda::Machine;
+    use super::cuda::device::{tensor, with};
+    use super::cuda::rows::{Groups, Sums, sum_into};
+    let (len, width, dtype) = (table.elem_count(), table.dim(1)?, table.dtype());
+    with([g], |gpu, [g]| {
+        let mut memory = gpu.zeros(dtype, len)?;
+        let sums = Sums { memory: &mut memory, offset: 0, len, dtype };
+        sum_into(gpu, g, &Groups::of(ids), sums, width)?;
+        Ok(tensor(memory, table.shape()))
+    })
 }

@@ -8,6 +8,8 @@ use super::{elements, fallbacks, fused, output, weights, with_elements, with_wei
 use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
@@ -85,6 +87,15 @@ impl CustomOp2 for Linear {
         on_cuda((x, lx), (w, lw), None)
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
+        let (tokens, out, _) = sizes(lx, lw)?;
+        if !self.value {
+            return super::metal::tensors::forward::zeros(x, (tokens, out));
+        }
+        super::metal::tensors::forward::linear((x, lx), (w, lw), None)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         self.gradients(x, w, g)
     }
@@ -125,6 +136,20 @@ impl CustomOp3 for Linear {
         on_cuda((x, lx), (w, lw), Some((b, lb)))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &MetalStorage,
+        lx: &Layout,
+        w: &MetalStorage,
+        lw: &Layout,
+        b: &MetalStorage,
+        lb: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        sizes(lx, lw)?;
+        super::metal::tensors::forward::linear((x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -141,6 +166,11 @@ impl CustomOp3 for Linear {
             let db = || device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out));
             let db = b.track_op().then(db).transpose()?;
             return Ok((dx, dw, db.map(|db| device::tensor(db, out))));
+        }
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            let db = || super::metal::tensors::backward::bias(g);
+            return Ok((dx, dw, b.track_op().then(db).transpose()?));
         }
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
         Ok((dx, dw, b.track_op().then(db).transpose()?))
@@ -186,6 +216,10 @@ impl Linear {
     /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
     fn gradients(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (inner, out) = (x.dim(1)?, w.dim(0)?);
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            return super::metal::tensors::backward::linear(x, w, g);
+        }
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, linear};

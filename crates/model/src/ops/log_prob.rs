@@ -11,6 +11,8 @@ use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -129,7 +131,7 @@ pub fn backward_into(
 ///
 /// # Errors
 /// When a tensor is not on the GPU, or the shapes do not fit.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 pub(crate) fn backward_on_device(
     hidden: &Tensor,
     w: &Tensor,
@@ -137,11 +139,31 @@ pub(crate) fn backward_on_device(
     [both, g]: [&Tensor; 2],
     sum: Option<&Tensor>,
 ) -> Result<Tensor> {
-    use super::cuda::{device, log_prob};
     check(hidden, w, scored)?;
     if sum.is_some_and(|sum| sum.dtype() != DType::F32 || sum.shape() != w.shape()) {
         bail!("log_prob: a sum of gradients that is not one of the head, in f32");
     }
+    #[cfg(feature = "metal")]
+    if hidden.device().is_metal() {
+        return super::metal::head::backward(hidden, w, scored, g, sum);
+    }
+    #[cfg(feature = "cuda")]
+    if hidden.device().is_cuda() {
+        return backward_on_cuda(hidden, w, scored, [both, g], sum);
+    }
+    let _ = (both, g);
+    bail!("log_prob: no kernel for the device of the hidden states")
+}
+
+#[cfg(feature = "cuda")]
+fn backward_on_cuda(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    [both, g]: [&Tensor; 2],
+    sum: Option<&Tensor>,
+) -> Result<Tensor> {
+    use super::cuda::{device, log_prob};
     let (w, width) = (w.to_dtype(hidden.dtype())?, hidden.dim(1)?);
     let strip = log_prob::strip(scored.rows.len(), w.dim(0)?);
     device::with([hidden, &w, both, g], |gpu, [states, w, both, g]| {
@@ -314,7 +336,18 @@ impl CustomOp2 for LogProb {
         Ok((scores, (2, scored.rows.len()).into()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, h: &MetalStorage, lh: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::head::forward((h, lh), (w, lw), &self.scored)
+    }
+
     fn bwd(&self, hidden: &Tensor, w: &Tensor, y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if hidden.device().is_metal() {
+            let sum = w.track_op().then(|| Tensor::zeros(w.shape(), DType::F32, w.device())).transpose()?;
+            let dx = super::metal::head::backward(hidden, w, &self.scored, g, sum.as_ref())?;
+            return Ok((Some(dx), sum.map(|sum| sum.to_dtype(w.dtype())).transpose()?));
+        }
         #[cfg(feature = "cuda")]
         if hidden.device().is_cuda() {
             let (dx, dw) = on_cuda(hidden, w, &self.scored, [y, g])?;

@@ -1,8 +1,8 @@
 //! The differentiable operations of the policy: each with its formula, a composed twin of plain tensor ops, a fused CPU
 //! kernel and its backward.
 //!
-//! On the CPU the fused kernel runs, in f32, over weights in f32 or bf16; on a GPU it is one of `cuda`'s, in f32 or bf16
-//! throughout. Elsewhere the composed twin runs, which is made of ops that candle can differentiate on every device;
+//! On the CPU the fused kernel runs, in f32, over weights in f32 or bf16; on a GPU it is one of `cuda`'s or `metal`'s, in f32 or
+//! bf16 throughout. Elsewhere the composed twin runs, which is made of ops that candle can differentiate on every device;
 //! [`fallbacks`] counts how often. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
 
 pub mod adamw;
@@ -13,6 +13,8 @@ pub mod embedding;
 pub mod fallbacks;
 pub mod linear;
 pub mod log_prob;
+#[cfg(any(feature = "metal", test))]
+pub(crate) mod metal;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
@@ -38,7 +40,7 @@ pub(crate) fn fused(x: &Tensor) -> bool {
     match x.device() {
         Device::Cpu => x.dtype() == DType::F32,
         Device::Cuda(_) => cfg!(feature = "cuda") && matches!(x.dtype(), DType::F32 | DType::BF16),
-        Device::Metal(_) => false,
+        Device::Metal(_) => cfg!(feature = "metal") && matches!(x.dtype(), DType::F32 | DType::BF16),
     }
 }
 

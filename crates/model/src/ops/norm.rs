@@ -16,12 +16,17 @@ pub fn added(sum: &Tensor, gradient: &Tensor) -> Result<Tensor> {
         device::with([gradient], |gpu, [g]| device::write(sum, |(sum, offset), _| norm::add(gpu, g, sum, offset)))?;
         return Ok(sum.clone());
     }
+    #[cfg(feature = "metal")]
+    if sum.device().is_metal() && super::fused(sum) && super::fused(gradient) {
+        super::metal::optimizer::add_to(sum, &gradient.contiguous()?)?;
+        return Ok(sum.clone());
+    }
     super::fallbacks::note("norm");
     // Detached, for a gradient may still hold the graph that it came from.
     Ok((sum + gradient.to_dtype(DType::F32)?)?.detach())
 }
 
-/// The sum of squares of each f32 tensor, in f64 on a GPU that has a kernel; the host waits for the device once.
+/// The sum of squares of each f32 tensor, in f64 on CUDA and in f32 on Metal, which has no f64; the host waits for the device once.
 ///
 /// # Errors
 /// When a device fails.
@@ -34,6 +39,10 @@ pub fn squares(sums: &[&Tensor]) -> Result<Vec<f64>> {
         let operands: Vec<_> = sums.iter().map(|sum| device::Operand::new(sum)).collect();
         let views = operands.iter().map(device::Operand::view).collect::<Result<Vec<_>>>()?;
         return device::tensor(norm::squares(&device::Gpu::of(first)?, &views)?, sums.len()).to_vec1();
+    }
+    #[cfg(feature = "metal")]
+    if sums.iter().all(|sum| sum.device().is_metal() && super::fused(sum)) {
+        return super::metal::optimizer::squares(sums);
     }
     sums.iter().map(|sum| composed(sum)).collect()
 }

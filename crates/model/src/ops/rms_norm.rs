@@ -4,6 +4,8 @@ use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
 /// `x: [tokens, hidden]`, `w: [hidden]` -> `[tokens, hidden]`, reduced in f32.
@@ -55,7 +57,17 @@ impl CustomOp2 for RmsNorm {
         Ok((y, lx.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::tensors::forward::rms_norm((x, lx), (w, lw), self.eps)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            let (dx, dw) = super::metal::tensors::backward::rms_norm(x, w, g, self.eps)?;
+            return Ok((Some(dx), Some(dw)));
+        }
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, rms_norm};

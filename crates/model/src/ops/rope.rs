@@ -6,6 +6,8 @@ use crate::kernels::{ROWS_PER_TASK, for_each_chunk, math, vectorized};
 use crate::scaling::Rope;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -142,7 +144,16 @@ impl CustomOp1 for Rotate {
         Ok((y, layout.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::tensors::forward::rope((x, layout), &self.table, &self.positions, self.sign)
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "metal")]
+        if x.device().is_metal() {
+            return super::metal::tensors::backward::rope(g, &self.table, &self.positions, -self.sign).map(Some);
+        }
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             use super::cuda::{device, rope};

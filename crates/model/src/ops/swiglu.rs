@@ -4,6 +4,8 @@ use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Elements that one task takes.
@@ -54,7 +56,17 @@ impl CustomOp2 for Swiglu {
         Ok((swiglu::forward(&gpu, device::view(a, la)?, device::view(b, lb)?)?, la.shape().clone()))
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, a: &MetalStorage, la: &Layout, b: &MetalStorage, lb: &Layout) -> Result<(MetalStorage, Shape)> {
+        super::metal::tensors::forward::swiglu((a, la), (b, lb))
+    }
+
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "metal")]
+        if gate.device().is_metal() {
+            let (dgate, dup) = super::metal::tensors::backward::swiglu(gate, up, g)?;
+            return Ok((Some(dgate), Some(dup)));
+        }
         #[cfg(feature = "cuda")]
         if gate.device().is_cuda() {
             use super::cuda::{device, swiglu};

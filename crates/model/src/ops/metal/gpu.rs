@@ -4,7 +4,9 @@
 //! that on a Mac; in tests, the same launches of the same kernel sources run on the CPU (`host`), wherever a C++ compiler
 //! is. What is left for a Mac alone is the few lines of `device`.
 
-use candle_core::{DType, Result, bail};
+#[cfg(feature = "metal")]
+use candle_core::DType;
+use candle_core::{Result, bail};
 use std::sync::Arc;
 
 /// Threads of a SIMD-group, on every Apple GPU.
@@ -24,6 +26,7 @@ impl Scalar {
     ///
     /// # Errors
     /// When there are no kernels for it.
+    #[cfg(feature = "metal")]
     pub fn of(dtype: DType) -> Result<Self> {
         match dtype {
             DType::F32 => Ok(Self::F32),
@@ -54,10 +57,8 @@ impl Scalar {
 pub enum Source {
     /// AdamW's update.
     AdamW,
-    /// Attention of training, forward.
+    /// Attention of training, forward and backward.
     Attention,
-    /// Attention of training, backward.
-    AttentionBackward,
     /// Attention of one new position over the cache.
     DecodeAttention,
     /// Log-probability, entropy and the gradient of logits.
@@ -68,6 +69,8 @@ pub enum Source {
     RmsNorm,
     /// Rotary embedding.
     Rope,
+    /// Sums of rows that were picked.
+    Rows,
     /// Drawing tokens.
     Sample,
     /// The gate of the feed-forward.
@@ -75,17 +78,32 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    #[cfg(test)]
+    pub const ALL: [Self; 10] = [
+        Self::AdamW,
+        Self::Attention,
+        Self::DecodeAttention,
+        Self::LogProb,
+        Self::Norm,
+        Self::RmsNorm,
+        Self::Rope,
+        Self::Rows,
+        Self::Sample,
+        Self::Swiglu,
+    ];
+
     /// What stands in the file.
     fn text(self) -> &'static str {
         match self {
             Self::AdamW => include_str!("adamw.metal"),
             Self::Attention => include_str!("attention.metal"),
-            Self::AttentionBackward => include_str!("attention_backward.metal"),
             Self::DecodeAttention => include_str!("decode_attention.metal"),
             Self::LogProb => include_str!("log_prob.metal"),
             Self::Norm => include_str!("norm.metal"),
             Self::RmsNorm => include_str!("rms_norm.metal"),
             Self::Rope => include_str!("rope.metal"),
+            Self::Rows => include_str!("rows.metal"),
             Self::Sample => include_str!("sample.metal"),
             Self::Swiglu => include_str!("swiglu.metal"),
         }
@@ -107,6 +125,17 @@ impl Library {
     /// A file that does not depend on the width of a head.
     pub fn new(source: Source, scalar: Scalar) -> Self {
         Self { source, scalar, head_dim: 0 }
+    }
+
+    /// Every file for every type, for heads of some widths.
+    #[cfg(test)]
+    pub fn all() -> impl Iterator<Item = Self> {
+        let dims = |source| match source {
+            Source::Attention | Source::DecodeAttention => &[8, 64, 96, 128][..],
+            _ => &[0],
+        };
+        let files = Source::ALL.into_iter().flat_map(move |source| dims(source).iter().map(move |&dim| (source, dim)));
+        files.flat_map(|(source, head_dim)| [Scalar::F32, Scalar::Bf16].map(|scalar| Self { source, scalar, head_dim }))
     }
 
     /// The text to compile.
@@ -161,6 +190,8 @@ pub enum Argument<'a, M> {
     U32(u32),
     /// A `constant float&`.
     F32(f32),
+    /// A `constant` struct of 32-bit members.
+    Words(&'a [u32]),
 }
 
 /// One kernel over a grid.

@@ -10,18 +10,18 @@ kernel void rms_norm(
     uint row [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
-    uint simd [[simdgroup_index_in_threadgroup]],
-    uint simds [[simdgroups_per_threadgroup]]
+    uint simd_index [[simdgroup_index_in_threadgroup]],
+    uint simd_count [[simdgroups_per_threadgroup]]
 ) {
     threadgroup float shared[32];
-    const uint threads = simds * LANES;
+    const uint threads = simd_count * LANES;
     const ulong start = ulong(row) * ulong(width);
     float squares = 0.0f;
     for (uint i = thread_index; i < width; i += threads) {
         const float value = float(x[start + i]);
         squares += value * value;
     }
-    const float mean = group_sum(squares, shared, lane, simd, simds) / float(width);
+    const float mean = group_sum(squares, shared, lane, simd_index, simd_count) / float(width);
     const float inverse = 1.0f / sqrt(mean + eps);
     for (uint i = thread_index; i < width; i += threads) {
         y[start + i] = scalar(float(x[start + i]) * inverse * float(w[i]));
@@ -41,11 +41,11 @@ kernel void rms_norm_backward(
     uint row [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
-    uint simd [[simdgroup_index_in_threadgroup]],
-    uint simds [[simdgroups_per_threadgroup]]
+    uint simd_index [[simdgroup_index_in_threadgroup]],
+    uint simd_count [[simdgroups_per_threadgroup]]
 ) {
     threadgroup float shared[32];
-    const uint threads = simds * LANES;
+    const uint threads = simd_count * LANES;
     const ulong start = ulong(row) * ulong(width);
     float squares = 0.0f;
     float products = 0.0f;
@@ -54,9 +54,9 @@ kernel void rms_norm_backward(
         squares += value * value;
         products += float(g[start + i]) * float(w[i]) * value;
     }
-    const float mean = group_sum(squares, shared, lane, simd, simds) / float(width);
+    const float mean = group_sum(squares, shared, lane, simd_index, simd_count) / float(width);
     const float inverse = 1.0f / sqrt(mean + eps);
-    const float along = group_sum(products, shared, lane, simd, simds) * inverse * inverse / float(width);
+    const float along = group_sum(products, shared, lane, simd_index, simd_count) * inverse * inverse / float(width);
     for (uint i = thread_index; i < width; i += threads) {
         const float through = float(g[start + i]) * float(w[i]);
         dx[start + i] = scalar(inverse * (through - float(x[start + i]) * along));
@@ -77,9 +77,9 @@ kernel void rms_norm_weight_parts(
     constant uint& block_rows [[buffer(6)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
-    uint simds [[simdgroups_per_threadgroup]]
+    uint simd_count [[simdgroups_per_threadgroup]]
 ) {
-    const uint column = group.x * simds * LANES + thread_index;
+    const uint column = group.x * simd_count * LANES + thread_index;
     if (column >= width) {
         return;
     }
@@ -91,25 +91,4 @@ kernel void rms_norm_weight_parts(
         sum += float(g[at]) * float(x[at]) * inverses[row];
     }
     parts[ulong(group.y) * ulong(width) + ulong(column)] = sum;
-}
-
-// One thread a column: the parts of all blocks, in their order. dw: [width].
-kernel void rms_norm_weight(
-    device const float* parts [[buffer(0)]],
-    device scalar* dw [[buffer(1)]],
-    constant uint& blocks [[buffer(2)]],
-    constant uint& width [[buffer(3)]],
-    uint group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint simds [[simdgroups_per_threadgroup]]
-) {
-    const uint column = group * simds * LANES + thread_index;
-    if (column >= width) {
-        return;
-    }
-    float sum = 0.0f;
-    for (uint block = 0; block < blocks; ++block) {
-        sum += parts[ulong(block) * ulong(width) + ulong(column)];
-    }
-    dw[column] = scalar(sum);
 }

@@ -1,14 +1,9 @@
 //! Launches of RMSNorm (`rms_norm.metal`).
 
 use super::gpu::{Argument::*, Gpu, LANES, Launch, Library, Scalar, Source, View, count};
+use super::rows::{BLOCK_ROWS, COLUMN_THREADS, total};
 use candle_core::Result;
 use std::sync::Arc;
-
-/// Rows whose part of the weights' gradient one thread adds up.
-const BLOCK_ROWS: usize = 256;
-
-/// Threads of the kernels that take a thread a column.
-const COLUMN_THREADS: usize = 64;
 
 /// The input: `x: [rows, width]`, `w: [width]`.
 pub struct Norm<'a, M> {
@@ -95,14 +90,7 @@ impl<M> Norm<'_, M> {
             groups: [columns, blocks, 1],
             threads: COLUMN_THREADS,
         })?;
-        let dw = gpu.allocate(self.width * self.scalar.bytes())?;
-        gpu.launch(Launch {
-            library: self.library(),
-            function: "rms_norm_weight",
-            arguments: vec![Read(View::all(&parts)), Write(View::all(&dw)), U32(count(blocks)?), U32(width)],
-            groups: [columns, 1, 1],
-            threads: COLUMN_THREADS,
-        })?;
+        let dw = total(gpu, self.scalar, View::all(&parts), [blocks, self.width])?;
         Ok(Gradients { x: dx, w: dw })
     }
 }
