@@ -69,24 +69,19 @@ pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Everything that two runs of the same settings have in common is the same.
-fn assert_same(expected: &Path, found: &Path) {
-    assert_same_in(&["checkpoints", "rollouts"], "", expected, found);
-}
-
-/// The rows of two runs and everything in these folders is the same, files of the name `but` left out.
-pub fn assert_same_in(folders: &[&str], but: &str, expected: &Path, found: &Path) {
+/// Everything that two runs of the same settings have in common is the same: rows, checkpoints, samples.
+pub fn assert_same(expected: &Path, found: &Path) {
     for file in ["metrics.jsonl", "eval.jsonl"] {
         assert_eq!(rows(expected, file), rows(found, file), "{file}");
     }
-    for folder in folders {
+    for folder in ["checkpoints", "rollouts"] {
         let of = |run: &Path| {
             let all = contents(&run.join(folder)).into_iter();
             all.map(|(path, bytes)| (path.strip_prefix(run).unwrap().to_owned(), bytes)).collect::<BTreeMap<_, _>>()
         };
         let (expected, found) = (of(expected), of(found));
         assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
-        for (path, bytes) in expected.iter().filter(|(path, _)| path.file_name().is_none_or(|name| name != but)) {
+        for (path, bytes) in &expected {
             assert!(found[path] == *bytes, "{} differs", path.display());
         }
     }

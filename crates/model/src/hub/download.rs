@@ -93,7 +93,7 @@ fn receive_once(client: &Client, wanted: &Wanted, part: &Part, bar: &mut Bar) ->
         if n == 0 {
             break;
         }
-        file.write_all(&buffer[..n]).map_err(Error::io(&part.path)).map_err(Failure::Local)?;
+        file.write_all(buffer.get(..n).unwrap_or_default()).map_err(Error::io(&part.path)).map_err(Failure::Local)?;
         have += n as u64;
         bar.at(have, total);
         if let Some(total) = total.filter(|&total| have > total) {

@@ -13,7 +13,7 @@ const BF16: u64 = 2;
 /// Parameters above which a reference copy is bf16.
 pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
 /// What the program itself takes: code, tokenizer, thread stacks, what the allocator keeps.
-const PROGRAM: u64 = 100 << 20;
+pub(super) const PROGRAM: u64 = 100 << 20;
 /// A planned micro-batch is at most so many tokens, unless a sequence is longer: more are no faster.
 const LARGEST_PLAN: usize = 16384;
 

@@ -1,10 +1,13 @@
 //! The optimiser's state as a safetensors file: `NAME.first_moment`, `NAME.second_moment` and, for a variable that is
 //! not f32, `NAME.master`, all f32; the step count is in the file's metadata.
 
+#![deny(clippy::indexing_slicing)]
+
 use super::{AdamW, Entry, State};
 use crate::checkpoint::tensors::TensorFile;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, collections::HashMap, path::Path};
@@ -20,19 +23,27 @@ struct Header {
     step: u64,
 }
 
+/// The state as it is written: borrowed from the optimiser, or a copy that outlives its next step.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    step: u64,
+    tensors: Vec<(String, Values<'a>)>,
+}
+
 /// A tensor to be written.
+#[derive(Debug)]
 struct Values<'a> {
-    shape: &'a [usize],
+    shape: Vec<usize>,
     values: Cow<'a, [f32]>,
 }
 
-impl View for Values<'_> {
+impl View for &Values<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -48,20 +59,48 @@ impl View for Values<'_> {
     }
 }
 
-impl AdamW {
+impl Stored<'_> {
+    /// A copy of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Stored<'static> {
+        let copy = |(name, Values { shape, values }): (String, Values)| {
+            (name, Values { shape, values: Cow::Owned(values.into_owned()) })
+        };
+        Stored { step: self.step, tensors: self.tensors.into_par_iter().map(copy).collect() }
+    }
+
     /// Writes the state to `path`. The same state gives the same bytes.
     ///
     /// # Errors
     /// If the file can't be written, naming it.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: &Path) -> Result<()> {
         let header = serde_json::to_string(&Header { version: VERSION, step: self.step })?;
+        let tensors = self.tensors.iter().map(|(name, values)| (name, values));
+        let metadata = HashMap::from([(KEY.to_owned(), header)]);
+        safetensors::serialize_to_file(tensors, Some(metadata), path)
+            .with_context(|| format!("{}: can't be written", path.display()))
+    }
+}
+
+impl AdamW {
+    /// The state as it is now.
+    ///
+    /// # Errors
+    /// If a device fails.
+    pub fn stored(&self) -> Result<Stored<'_>> {
         let mut tensors = Vec::new();
         for entry in &self.entries {
             tensors.extend(entry.values()?);
         }
-        let metadata = HashMap::from([(KEY.to_owned(), header)]);
-        safetensors::serialize_to_file(tensors, Some(metadata), path)
-            .with_context(|| format!("{}: can't be written", path.display()))
+        Ok(Stored { step: self.step, tensors })
+    }
+
+    /// Writes the state to `path`, as [`Stored::write`] does.
+    ///
+    /// # Errors
+    /// If a device fails, or the file can't be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.stored()?.write(path)
     }
 
     /// Reads the state from `path`, after which training goes on bit for bit as if it had not stopped, given the same
@@ -124,7 +163,7 @@ impl Entry {
                 .collect::<Result<_>>()?,
         };
         let shape = self.var.dims();
-        let values = values.into_iter().map(|values| Values { shape, values });
+        let values = values.into_iter().map(|values| Values { shape: shape.to_vec(), values });
         Ok(self.tensor_names().into_iter().zip(values).collect())
     }
 
