@@ -1,8 +1,9 @@
 //! One file's bytes: resumed where an earlier try or an earlier process left off, checked, and only then given its name.
 
+use super::answer::Found;
 use super::cache::RepoCache;
 use super::checksum;
-use super::client::{Client, Failure, Found, read_some};
+use super::client::{Client, Failure, read_some};
 use super::progress::Bar;
 use crate::error::Error;
 use std::fs::{self, File, OpenOptions};

@@ -6,7 +6,8 @@
 
 #![deny(clippy::indexing_slicing)]
 
-pub mod cache;
+pub mod answer;
+mod cache;
 mod checksum;
 mod client;
 mod download;
