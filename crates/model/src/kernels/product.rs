@@ -4,9 +4,9 @@
 //! elsewhere the one here, written with the vectors of the `pulp` crate.
 
 use super::packed::{PANEL, Packed, Panels};
+use super::pairs;
 use super::vectorized;
 use super::weights::Element;
-use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -24,11 +24,13 @@ unsafe impl Sync for Shared<'_> {}
 pub(super) struct Product<'a> {
     w: &'a Packed,
     x: &'a [f32],
-    /// `x` rounded to bf16, rows of an even length; empty where it is not needed.
-    narrow: &'a [bf16],
+    /// Instead of `x` where the weights are in pairs.
+    narrow: &'a [u32],
     y: Shared<'a>,
     /// Whether `x` lies as `[k, rows]`.
     transposed: bool,
+    /// Whether the product is added to what `y` holds.
+    add: bool,
 }
 
 impl<'a> Product<'a> {
@@ -46,9 +48,20 @@ impl<'a> Product<'a> {
         self
     }
 
-    /// `x: [rows, k]`; `narrow` is the same in bf16 if the weights want that; `y: [rows, out]`.
-    pub fn new(w: &'a Packed, x: &'a [f32], narrow: &'a [bf16], y: &'a mut [f32]) -> Self {
-        Self { w, x, narrow, y: Shared(y.as_mut_ptr(), PhantomData), transposed: false }
+    /// The same, added to what `y` holds.
+    pub fn added(mut self) -> Self {
+        self.add = true;
+        self
+    }
+
+    /// `x: [rows, k]`; `y: [rows, out]`.
+    pub fn new(w: &'a Packed, x: &'a [f32], y: &'a mut [f32]) -> Self {
+        Self { w, x, narrow: &[], y: Shared(y.as_mut_ptr(), PhantomData), transposed: false, add: false }
+    }
+
+    /// The same for weights in pairs, with which `x: [rows, ceil(k / 2)]` is multiplied in pairs.
+    pub fn of_pairs(w: &'a Packed, x: &'a [u32], y: &'a mut [f32]) -> Self {
+        Self { narrow: x, ..Self::new(w, &[], y) }
     }
 
     /// Makes the outputs of some panels, of every row.
@@ -82,8 +95,8 @@ impl<'a> Product<'a> {
     ///
     /// # Safety
     /// As for [`Self::panels`].
-    unsafe fn pairs(&self, range: Range<usize>, panels: &[bf16]) {
-        let k = self.w.k.next_multiple_of(2);
+    unsafe fn pairs(&self, range: Range<usize>, panels: &[u32]) {
+        let k = self.w.k.div_ceil(2);
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
             for p in range {
@@ -93,13 +106,13 @@ impl<'a> Product<'a> {
             }
             return;
         }
-        let x: Vec<f32> = self.narrow.iter().map(|x| x.widen()).collect();
-        let mut wide = vec![0.0; k * PANEL];
+        let x: Vec<f32> = self.narrow.iter().flat_map(|&pair| pairs::both(pair)).collect();
+        let mut wide = vec![0.0; 2 * k * PANEL];
         for p in range {
             let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
-            for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(2 * PANEL)) {
-                for (lane, pair) in pairs.chunks_exact(2).enumerate() {
-                    (wide[lane], wide[PANEL + lane]) = (pair[0].widen(), pair[1].widen());
+            for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(PANEL)) {
+                for (lane, &pair) in pairs.iter().enumerate() {
+                    [wide[lane], wide[PANEL + lane]] = pairs::both(pair);
                 }
             }
             // SAFETY: as the caller vouches.
@@ -129,7 +142,8 @@ impl<'a> Product<'a> {
     fn columns(&self, p: usize) -> Columns {
         let out = self.w.out;
         // Within the allocation where there is a panel `p`.
-        Columns { at: self.y.0.wrapping_add(p * PANEL), stride: out, width: PANEL.min(out - p * PANEL) }
+        let at = self.y.0.wrapping_add(p * PANEL);
+        Columns { at, stride: out, width: PANEL.min(out - p * PANEL), add: self.add }
     }
 }
 
@@ -142,6 +156,8 @@ pub(super) struct Columns {
     pub stride: usize,
     /// Outputs a row.
     pub width: usize,
+    /// Whether sums start from what is there, instead of from zero.
+    pub add: bool,
 }
 
 /// One panel with the vectors that the CPU has.
@@ -192,6 +208,11 @@ impl Panel<'_> {
         let weights = &weights[..k * VECTORS];
         let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &self.x[(row + r) * k..(row + r + 1) * k]);
         let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let start = self.start(row + r);
+            let (vectors, _) = S::as_simd_f32s(&start);
+            acc.copy_from_slice(&vectors[..VECTORS]);
+        }
         for (depth, w) in weights.chunks_exact(VECTORS).enumerate() {
             for r in 0..ROWS {
                 // SAFETY: `weights` was cut to `k * VECTORS`, so `depth < k`, and each row was cut to `k` elements.
@@ -214,7 +235,7 @@ impl Panel<'_> {
     fn run_scalar(self) {
         let k = self.panel.len() / PANEL;
         for (row, x) in self.x.chunks_exact(k).enumerate() {
-            let mut acc = [0.0f32; PANEL];
+            let mut acc = self.start(row);
             for (&x, w) in x.iter().zip(self.panel.chunks_exact(PANEL)) {
                 for (acc, &w) in acc.iter_mut().zip(w) {
                     *acc += x * w;
@@ -224,9 +245,21 @@ impl Panel<'_> {
         }
     }
 
+    /// What one row's sums start from.
+    #[inline(always)]
+    fn start(&self, row: usize) -> [f32; PANEL] {
+        let Columns { at, stride, width, add } = self.columns;
+        let mut sums = [0.0; PANEL];
+        if add {
+            // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
+            sums[..width].copy_from_slice(unsafe { std::slice::from_raw_parts(at.add(row * stride), width) });
+        }
+        sums
+    }
+
     #[inline(always)]
     fn store(&self, row: usize, sums: &[f32; PANEL]) {
-        let Columns { at, stride, width } = self.columns;
+        let Columns { at, stride, width, .. } = self.columns;
         // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
         unsafe { std::slice::from_raw_parts_mut(at.add(row * stride), width) }.copy_from_slice(&sums[..width]);
     }

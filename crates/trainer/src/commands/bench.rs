@@ -12,7 +12,7 @@ use crate::cli::{BenchArgs, BenchKind};
 use crate::commands::{UsageError, print};
 use crate::config::{Dtype, LORA_TARGETS, Lora};
 use crate::doctor::memory;
-use crate::optimizer::{AdamW, AdamWSettings};
+use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::Policy;
 use crate::update::{self, Pass, Sequence};
 
@@ -63,6 +63,9 @@ struct Figures {
 /// Measures speed.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let mut policy = ready::load(&args.model, args.dtype, args.device)?;
+    if args.kind == BenchKind::Train {
+        policy = policy.computed_in(args.compute.unwrap_or(args.dtype));
+    }
     if let Some(rank) = args.lora_rank {
         policy = policy.with_adapters(&every_projection(rank), SEED)?;
     }
@@ -89,6 +92,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         lora: policy.model.lora(),
         tokens: (args.batch * length).min(args.micro_batch_tokens).max(length),
         recompute: None,
+        moments: args.moments,
     });
     let tokens = args.batch * if args.kind == BenchKind::Rollout { args.new_tokens } else { length };
     let median = median(&seconds);
@@ -161,7 +165,9 @@ fn train(args: &BenchArgs, policy: &Policy) -> Result<(Vec<f64>, Vec<f64>)> {
     let passes = update::micro_batches(&vec![length; args.batch], args.micro_batch_tokens);
     let pass = Pass { temperature: 1.0, recompute: None };
     let scale = -1.0 / (args.batch * args.new_tokens) as f64;
-    let mut optimizer = AdamW::new(policy.model.variables(), AdamWSettings::default())?;
+    let settings = AdamWSettings { narrow_moments: args.moments == Dtype::Bf16, ..AdamWSettings::default() };
+    let mut optimizer = AdamW::new(policy.model.variables(), settings)?;
+    let mut gradients = Gradients::new(policy.model.variables())?;
     let mut losses = Vec::new();
     let seconds = repeat(args.repeats, || {
         let loss = |_, scores: &model::ops::HeadScores| {
@@ -169,7 +175,7 @@ fn train(args: &BenchArgs, policy: &Policy) -> Result<(Vec<f64>, Vec<f64>)> {
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))
         };
-        let (gradients, parts) = update::gradients(&policy.model, &sequences, &passes, pass, loss)?;
+        let parts = update::gradients(&mut gradients, &policy.model, (&sequences, &passes), pass, loss)?;
         optimizer.step(&gradients, args.learning_rate)?;
         losses.push(parts.iter().sum());
         Ok(())

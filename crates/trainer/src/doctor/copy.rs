@@ -5,7 +5,7 @@ use model::lora;
 
 use super::machine;
 use super::memory::{Need, PROGRAM, show};
-use crate::config::{Config, DeviceChoice, Dtype};
+use crate::config::{Config, DeviceChoice};
 
 /// A copy of what is trained, on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +17,11 @@ pub struct HostCopy {
 }
 
 impl HostCopy {
-    /// With `P` parameters of `w` bytes, of which `T` are trained, a copy takes `w P` (adapters: `4 T`), `8 T` of moments,
-    /// and `4 T` of master copies where weights are bf16. `need`: what a run takes; `available`: bytes of the host.
+    /// A copy takes what the weights take, or the adapters, and what AdamW does ([`super::memory::update`] has both). `need`:
+    /// what a run takes; `available`: bytes of the host.
     pub fn of(shape: &Shape, config: &Config, device: DeviceChoice, need: &Need, available: u64) -> Self {
-        let parameters = shape.parameters() as u64;
-        let bytes = match &config.model.lora {
-            Some(lora) => 12 * lora::Settings::from(lora).parameters(shape) as u64,
-            None if config.model.dtype == Dtype::Bf16 => 14 * parameters,
-            None => 12 * parameters,
-        };
+        let adapters = config.model.lora.as_ref().map(|lora| 4 * lora::Settings::from(lora).parameters(shape) as u64);
+        let bytes = adapters.unwrap_or(need.bytes("weights")) + need.bytes("AdamW");
         let run = if device == DeviceChoice::Cpu { need.total() } else { PROGRAM };
         Self { bytes, fits: run.saturating_add(bytes) <= available }
     }
@@ -51,7 +47,7 @@ impl HostCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Lora;
+    use crate::config::{Dtype, Lora};
     use crate::doctor::memory::estimate;
 
     #[test]
@@ -72,8 +68,12 @@ mod tests {
         }
         config.model.lora = Some(Lora { rank: 1, alpha: 1.0, targets: vec!["q_proj".into()] });
         let adapters = lora::Settings::from(config.model.lora.as_ref().unwrap()).parameters(&shape) as u64;
-        assert_eq!(cpu(&config, 0).bytes, 12 * adapters);
+        let bytes =
+            |config: &Config| HostCopy::of(&shape, config, DeviceChoice::Cpu, &estimate(&shape, config), 0).bytes;
+        assert_eq!(bytes(&config), 12 * adapters);
         (config.model.lora, config.model.dtype) = (None, Dtype::Bf16);
-        assert_eq!(cpu(&config, 0).bytes, 14 * shape.parameters() as u64);
+        assert_eq!(bytes(&config), 14 * shape.parameters() as u64);
+        config.optimizer.moments = Dtype::Bf16;
+        assert_eq!(bytes(&config), 10 * shape.parameters() as u64);
     }
 }

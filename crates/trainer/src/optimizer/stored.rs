@@ -1,5 +1,5 @@
 //! The optimiser's state as a safetensors file: `NAME.first_moment`, `NAME.second_moment` and, for a variable that is
-//! not f32, `NAME.master`, all f32; the step count is in the file's metadata.
+//! not f32, `NAME.master`, all f32 (moments in bf16 widened); the step count is in the file's metadata.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -7,6 +7,7 @@ use super::{AdamW, Entry, State};
 use crate::checkpoint::tensors::TensorFile;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,42 @@ pub struct Stored<'a> {
 #[derive(Debug)]
 struct Values<'a> {
     shape: Vec<usize>,
-    values: Cow<'a, [f32]>,
+    numbers: Numbers<'a>,
+}
+
+/// Numbers as they are kept, so that a copy takes no more than they do.
+#[derive(Debug)]
+pub(super) enum Numbers<'a> {
+    F32(Cow<'a, [f32]>),
+    Bf16(Cow<'a, [bf16]>),
+}
+
+impl Numbers<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// The bytes of the values in f32, little-endian.
+    pub(super) fn widened(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len() * size_of::<f32>());
+        match self {
+            Self::F32(values) => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+            Self::Bf16(values) => {
+                values.iter().for_each(|value| bytes.extend_from_slice(&value.to_f32().to_le_bytes()));
+            }
+        }
+        bytes
+    }
+
+    fn into_owned(self) -> Numbers<'static> {
+        match self {
+            Self::F32(values) => Numbers::F32(Cow::Owned(values.into_owned())),
+            Self::Bf16(values) => Numbers::Bf16(Cow::Owned(values.into_owned())),
+        }
+    }
 }
 
 impl View for &Values<'_> {
@@ -47,15 +83,11 @@ impl View for &Values<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
-        for value in self.values.iter() {
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        Cow::Owned(bytes)
+        Cow::Owned(self.numbers.widened())
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.numbers.len() * size_of::<f32>()
     }
 }
 
@@ -63,8 +95,8 @@ impl Stored<'_> {
     /// A copy of its own.
     #[must_use]
     pub fn into_owned(self) -> Stored<'static> {
-        let copy = |(name, Values { shape, values }): (String, Values)| {
-            (name, Values { shape, values: Cow::Owned(values.into_owned()) })
+        let copy = |(name, Values { shape, numbers }): (String, Values)| {
+            (name, Values { shape, numbers: numbers.into_owned() })
         };
         Stored { step: self.step, tensors: self.tensors.into_par_iter().map(copy).collect() }
     }
@@ -150,20 +182,19 @@ impl Entry {
 
     /// The stored tensors, in the order of their names.
     fn values(&self) -> Result<Vec<(String, Values<'_>)>> {
-        let values: Vec<Cow<[f32]>> = match &self.state {
-            State::Host { first, second, master } => [Some(first), Some(second), master.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|values| Cow::Borrowed(values.as_slice()))
-                .collect(),
+        let numbers: Vec<Numbers> = match &self.state {
+            State::Host { first, second, master } => {
+                let master = master.as_ref().map(|values| Numbers::F32(values.into()));
+                [Some(first.numbers()), Some(second.numbers()), master].into_iter().flatten().collect()
+            }
             State::Device { first, second, master } => [Some(first), Some(second), master.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(|tensor| Ok(Cow::Owned(tensor.flatten_all()?.to_vec1()?)))
+                .map(|tensor| Ok(Numbers::F32(Cow::Owned(tensor.flatten_all()?.to_vec1()?))))
                 .collect::<Result<_>>()?,
         };
         let shape = self.var.dims();
-        let values = values.into_iter().map(|values| Values { shape: shape.to_vec(), values });
+        let values = numbers.into_iter().map(|numbers| Values { shape: shape.to_vec(), numbers });
         Ok(self.tensor_names().into_iter().zip(values).collect())
     }
 
@@ -182,14 +213,20 @@ impl Entry {
         } else {
             None
         };
-        self.state = match self.state {
-            State::Host { .. } => State::Host { first, second, master },
-            State::Device { .. } => State::Device {
-                first: tensor(first)?,
-                second: tensor(second)?,
-                master: master.map(tensor).transpose()?,
-            },
-        };
+        match &mut self.state {
+            State::Host { first: old_first, second: old_second, master: old_master } => {
+                old_first.set(first);
+                old_second.set(second);
+                *old_master = master;
+            }
+            State::Device { .. } => {
+                self.state = State::Device {
+                    first: tensor(first)?,
+                    second: tensor(second)?,
+                    master: master.map(tensor).transpose()?,
+                };
+            }
+        }
         Ok(())
     }
 }
