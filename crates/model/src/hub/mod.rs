@@ -6,8 +6,8 @@
 
 #![deny(clippy::indexing_slicing)]
 
-pub mod answer;
-mod cache;
+mod answer;
+pub mod cache;
 mod checksum;
 mod client;
 mod download;

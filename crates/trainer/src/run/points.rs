@@ -137,6 +137,7 @@ impl Run {
             return self.keep(&names);
         }
         // An interrupted run has not come to it; the checkpoint is there under the evaluation's own name.
+        self.wait_for_writing();
         let named = self.checkpoints.step_of(&best.name) == Some(step);
         if named {
             let path = self.checkpoints.path(&best.name);
