@@ -8,13 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::kill::{assert_same_in, settings};
-
-/// A state notes the best checkpoint that is on the disk, which may be another one while the disk was full.
-const STATE: &str = "state.json";
-
-/// What a full disk may not cost; it may cost samples as text, and the program says so.
-const KEPT: &[&str] = &["checkpoints"];
+use crate::kill::{assert_same, settings};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -65,7 +59,7 @@ fn a_run_outlives_checkpoints_that_cannot_be_written() {
 
     let again = shell(r#"exec "$0" "$@" --out "$OUT" --resume auto"#, &out, &[]);
     assert!(again.status.success(), "{}", text(&again));
-    assert_same_in(KEPT, STATE, &expected, &out);
+    assert_same(&expected, &out);
 }
 
 /// Runs a script with a disk of its own, of `size`, at `/mnt`; `None` where that is not allowed.
@@ -135,7 +129,7 @@ fn a_disk_that_fills_up_loses_no_checkpoint() {
             }
             other => panic!("{moment}: it ended with {other}: {said}"),
         }
-        assert_same_in(KEPT, STATE, &expected, &out);
+        assert_same(&expected, &out);
         fs::remove_dir_all(&out).unwrap();
     }
     // How many moments the shell catches is a matter of the machine's speed; most of them here.

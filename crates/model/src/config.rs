@@ -1,5 +1,7 @@
 //! A model's `config.json`, checked: what this decoder cannot compute is refused here, not found out later.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::error::{Error, Result};
 use crate::ops::Heads;
 use crate::scaling::Rope;

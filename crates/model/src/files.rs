@@ -1,5 +1,7 @@
 //! Where a model's files come from: the one compiled in, a folder in Hugging Face layout, or the Hub.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::embedded;
 use crate::error::{Error, Result};
 use crate::hub::Hub;

@@ -12,6 +12,7 @@ use crate::ops::linear::gradient_of_linear;
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, RopeTable, attention, embedding, linear, log_prob, rms_norm, rope, swiglu};
 use candle_core::{DType, Device, Tensor, Var};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -214,6 +215,28 @@ impl Qwen2 {
         let weights = self.weights.iter().map(|(name, var)| Ok((name.clone(), copy(var)?)));
         let weights = weights.collect::<Result<Vec<_>>>()?;
         Ok(Self::assemble(Parts { weights, adapters: None, identity: Arc::new(()), ..self.parts() }, false))
+    }
+
+    /// What is trained as it is now, on the host and of its own storage, to be written while training goes on; with
+    /// adapters the weights under them, which do not change, are shared.
+    ///
+    /// # Errors
+    /// When the copy cannot be allocated.
+    pub fn host_copy(&self) -> Result<Self> {
+        let copy = |(name, var): &(String, Var)| {
+            let host = var.as_detached_tensor().to_device(&Device::Cpu)?;
+            // Of a tensor that is on the host this is the one copy.
+            Ok((name.clone(), Var::from_tensor(&host)?))
+        };
+        let copies = |variables: &[(String, Var)]| variables.par_iter().map(copy).collect::<Result<Vec<_>>>();
+        let parts = match &self.adapters {
+            Some(Adapters { settings, variables }) => {
+                let adapters = Adapters { settings: settings.clone(), variables: copies(variables)? };
+                Parts { adapters: Some(adapters), ..self.parts() }
+            }
+            None => Parts { weights: copies(&self.weights)?, device: Device::Cpu, ..self.parts() },
+        };
+        Ok(Self::assemble(Parts { identity: Arc::new(()), ..parts }, false))
     }
 
     /// The same model with its weights frozen and adapters to train.

@@ -1,5 +1,7 @@
 //! A safetensors file read one tensor at a time: loading a model never holds a whole file beside the tensors made of it.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};

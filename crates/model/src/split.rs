@@ -1,5 +1,7 @@
 //! Weights on disk as Hugging Face lays them out: `model.safetensors`, or several files and an index above a size.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::error::{Error, Result};
 use crate::files::{INDEX, SINGLE};
 use candle_core::Tensor;
@@ -29,8 +31,9 @@ pub(crate) fn save<'a>(
         let (name, tensor) = tensor?;
         let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
         if pending_bytes > 0 && pending_bytes + bytes > limit {
-            files.push(part(folder, files.len()));
-            write(std::mem::take(&mut pending), &files[files.len() - 1])?;
+            let file = part(folder, files.len());
+            write(std::mem::take(&mut pending), &file)?;
+            files.push(file);
             pending_bytes = 0;
         }
         place.insert(name, files.len());
@@ -38,8 +41,9 @@ pub(crate) fn save<'a>(
         pending_bytes += bytes;
         total += bytes;
     }
-    files.push(part(folder, files.len()));
-    write(pending, &files[files.len() - 1])?;
+    let file = part(folder, files.len());
+    write(pending, &file)?;
+    files.push(file);
     // How many there are is in their names, and known only now.
     let names: Vec<String> = match files.len() {
         1 => vec![SINGLE.into()],
@@ -51,11 +55,12 @@ pub(crate) fn save<'a>(
         *file = named;
     }
     if names.len() > 1 {
-        let map: Map<_, _> = place.into_iter().map(|(tensor, i)| (tensor.into(), names[i].as_str().into())).collect();
+        let placed = place.into_iter().filter_map(|(tensor, i)| Some((tensor.into(), names.get(i)?.as_str().into())));
+        let map: Map<_, _> = placed.collect();
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-        files.push(folder.join(INDEX));
-        let path = &files[files.len() - 1];
-        fs::write(path, format!("{index:#}\n")).map_err(Error::io(path))?;
+        let path = folder.join(INDEX);
+        fs::write(&path, format!("{index:#}\n")).map_err(Error::io(&path))?;
+        files.push(path);
     }
     Ok(files)
 }

@@ -1,5 +1,7 @@
 //! Text in and out of token ids: the tokenizer, the model's own chat template, and the tokens that end a response.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::error::{Error, Result};
 use crate::files::Files;
 use minijinja::syntax::SyntaxConfig;
@@ -144,8 +146,8 @@ fn template(settings: &Value) -> std::result::Result<Option<String>, String> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Array(named)) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            let text = default.and_then(|entry| entry["template"].as_str());
+            let default = named.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"));
+            let text = default.and_then(|entry| entry.get("template")?.as_str());
             text.map(|text| Some(text.into())).ok_or_else(|| "chat_template is a list without a `default`".into())
         }
         Some(_) => Err("chat_template is neither text nor a list of templates".into()),

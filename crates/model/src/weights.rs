@@ -1,5 +1,7 @@
 //! Weights in and out: safetensors named as Hugging Face names them.
 
+#![deny(clippy::indexing_slicing)]
+
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{Files, Weights};
@@ -96,20 +98,20 @@ pub fn save_folder_in_files(
 /// When a file cannot be written.
 pub fn save_small_files(files: &Files, folder: &Path, dtype: DType) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let mut config: serde_json::Value =
+    let mut config: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&files.config).map_err(|e| Error::invalid(files.path("config.json"), e))?;
-    config["torch_dtype"] = dtype_name(dtype).into();
+    config.insert("torch_dtype".into(), dtype_name(dtype).into());
     // transformers 5 writes this name, and prefers it where both are there.
-    if config.get("dtype").is_some() {
-        config["dtype"] = dtype_name(dtype).into();
+    if let Some(other) = config.get_mut("dtype") {
+        *other = dtype_name(dtype).into();
     }
     // vLLM chooses its code by this one.
-    let architecture = match config["model_type"].as_str() {
+    let architecture = match config.get("model_type").and_then(serde_json::Value::as_str) {
         Some("qwen3") => "Qwen3ForCausalLM",
         _ => "Qwen2ForCausalLM",
     };
-    config["architectures"] = serde_json::json!([architecture]);
-    let config = format!("{config:#}\n");
+    config.insert("architectures".into(), serde_json::json!([architecture]));
+    let config = format!("{:#}\n", serde_json::Value::Object(config));
     let small = [
         ("config.json", Some(&config)),
         ("tokenizer.json", Some(&files.tokenizer)),

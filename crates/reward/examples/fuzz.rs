@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cpu_time::ThreadTime;
-use mutate::{Random, mutate};
+use mutate::{Random, Wanted, mutate};
 use reward::{Fallback, Policy, VerifierKind, check_gold, grade};
 use serde_json::Value;
 
@@ -123,17 +123,11 @@ fn finding(gold: &str, answer: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut seed = 1;
-    if let Some(at) = arguments.iter().position(|argument| argument == "--seed") {
-        seed = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(seed);
-        arguments.drain(at..(at + 2).min(arguments.len()));
-    }
-    let Some(minutes) = arguments.first().and_then(|n| n.parse::<f64>().ok()) else {
+    let Some(Wanted { minutes, seed, names: files }) = Wanted::parse() else {
         eprintln!("say for how many minutes");
         return ExitCode::FAILURE;
     };
-    let corpus = match corpus(&arguments[1..]) {
+    let corpus = match corpus(&files) {
         Ok(corpus) => corpus,
         Err(message) => {
             eprintln!("{message}");

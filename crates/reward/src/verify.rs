@@ -50,7 +50,7 @@ impl fmt::Display for VerifierKind {
     }
 }
 
-/// A name that is no verifier's.
+/// A name that is no verifier's, cut to a readable length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown verifier `{0}`: use math, countdown or exact")]
 pub struct UnknownVerifier(pub String);
@@ -59,7 +59,7 @@ impl FromStr for VerifierKind {
     type Err = UnknownVerifier;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownVerifier(name.to_owned()))
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownVerifier(excerpt(name)))
     }
 }
 

@@ -24,6 +24,33 @@ pub struct Settings {
     pub stages: Vec<[usize; 2]>,
 }
 
+impl Settings {
+    /// Everything that makes these settings no schedule: zero or oversized counts and lengths, `l_min` above `l_max`, and
+    /// stages that are missing, out of order, empty, or given to a kind that does not read them.
+    pub fn problems(&self) -> Vec<Error> {
+        let Settings { kind, cycles, cycle_steps, l_max, l_min, .. } = *self;
+        let mut problems: Vec<Error> =
+            [("cycles", cycles), ("cycle_steps", cycle_steps)].into_iter().filter_map(out_of_range).collect();
+        // What two values make together says nothing where one of them is wrong by itself.
+        if problems.is_empty() && cycles.checked_mul(cycle_steps).is_none_or(|steps| steps > LIMIT) {
+            problems.push(Error::TooManySteps { cycles, cycle_steps, limit: LIMIT });
+        }
+        if kind == Kind::Staged {
+            problems.extend(stage_problems(&self.stages));
+            return problems;
+        }
+        let bounds: Vec<Error> = [("l_max", l_max), ("l_min", l_min)].into_iter().filter_map(out_of_range).collect();
+        if bounds.is_empty() && l_min > l_max {
+            problems.push(Error::BoundsSwapped { l_min, l_max });
+        }
+        problems.extend(bounds);
+        if !self.stages.is_empty() {
+            problems.push(Error::StagesUnused { count: self.stages.len(), kind });
+        }
+        problems
+    }
+}
+
 /// The checked schedule of a run: what a response may cost at each step.
 ///
 /// `t` is the step, from 0; `T = cycle_steps`; `S = cycles * T` the steps of the run;
@@ -61,26 +88,10 @@ impl Budget {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Zero or oversized counts and lengths, `l_min` above `l_max`, and stages that are missing, out of order, empty, or
-    /// given to a kind that does not read them.
+    /// The first of [`Settings::problems`].
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        let Settings { kind, cycles, cycle_steps, l_max, l_min, .. } = *settings;
-        in_range("cycles", cycles)?;
-        in_range("cycle_steps", cycle_steps)?;
-        if cycles.checked_mul(cycle_steps).is_none_or(|steps| steps > LIMIT) {
-            return Err(Error::TooManySteps { cycles, cycle_steps, limit: LIMIT });
-        }
-        if kind == Kind::Staged {
-            check_stages(&settings.stages)?;
-        } else {
-            in_range("l_max", l_max)?;
-            in_range("l_min", l_min)?;
-            if l_min > l_max {
-                return Err(Error::BoundsSwapped { l_min, l_max });
-            }
-            if !settings.stages.is_empty() {
-                return Err(Error::StagesUnused { count: settings.stages.len(), kind });
-            }
+        if let Some(error) = settings.problems().into_iter().next() {
+            return Err(error);
         }
         Ok(Self { settings: settings.clone() })
     }
@@ -154,33 +165,36 @@ impl Budget {
     }
 }
 
-/// Refuses zero and what is above [`LIMIT`].
-fn in_range(key: &'static str, value: usize) -> Result<(), Error> {
+/// What is wrong with a count or a length: it is zero, or above [`LIMIT`].
+fn out_of_range((key, value): (&'static str, usize)) -> Option<Error> {
     match value {
-        0 => Err(Error::Zero { key }),
-        value if value > LIMIT => Err(Error::TooLarge { key, value, limit: LIMIT }),
-        _ => Ok(()),
+        0 => Some(Error::Zero { key }),
+        value if value > LIMIT => Some(Error::TooLarge { key, value, limit: LIMIT }),
+        _ => None,
     }
 }
 
 /// At least one stage, the first at step 0, steps strictly increasing, lengths in range.
-fn check_stages(stages: &[[usize; 2]]) -> Result<(), Error> {
-    let [first, ..] = stages else { return Err(Error::NoStages) };
-    if first[0] != 0 {
-        return Err(Error::FirstStage { step: first[0] });
+fn stage_problems(stages: &[[usize; 2]]) -> Vec<Error> {
+    let Some(&[first, _]) = stages.first() else { return vec![Error::NoStages] };
+    let mut problems = Vec::new();
+    if first != 0 {
+        problems.push(Error::FirstStage { step: first });
     }
+    let mut previous = None;
     for (index, &[step, length]) in stages.iter().enumerate() {
-        if index > 0 && step <= stages[index - 1][0] {
-            return Err(Error::StageOrder { index, step, previous: stages[index - 1][0] });
+        if let Some(previous) = previous.filter(|&previous| step <= previous) {
+            problems.push(Error::StageOrder { index, step, previous });
         }
         if length == 0 {
-            return Err(Error::StageLength { index });
+            problems.push(Error::StageLength { index });
         }
         if length > LIMIT {
-            return Err(Error::StageTooLong { index, length, limit: LIMIT });
+            problems.push(Error::StageTooLong { index, length, limit: LIMIT });
         }
+        previous = Some(step);
     }
-    Ok(())
+    problems
 }
 
 /// The length of the last stage that starts at or before `step`.

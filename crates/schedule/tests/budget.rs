@@ -135,6 +135,22 @@ fn nonsense_is_refused_by_name_and_value() {
     assert_eq!(Budget::new(&staged(&[])), Err(Error::NoStages));
 }
 
+#[test]
+fn all_problems_of_a_schedule_are_found_at_once() {
+    let good = settings(Kind::Cosine, 3, 24, 448, 192);
+    assert_eq!(good.problems(), []);
+    let several = Settings { cycles: 0, l_max: 0, stages: vec![[0, 8]], ..good.clone() };
+    let unused = Error::StagesUnused { count: 1, kind: Kind::Cosine };
+    assert_eq!(several.problems(), [Error::Zero { key: "cycles" }, Error::Zero { key: "l_max" }, unused]);
+    // The bounds are compared, and the steps multiplied, where each is sound by itself.
+    let many = Settings { cycles: 1 << 20, cycle_steps: 1 << 20, l_min: 449, ..good };
+    let steps = Error::TooManySteps { cycles: 1 << 20, cycle_steps: 1 << 20, limit: u32::MAX as usize };
+    assert_eq!(many.problems(), [steps, Error::BoundsSwapped { l_min: 449, l_max: 448 }]);
+    let stages = [Error::FirstStage { step: 1 }, Error::StageLength { index: 1 }];
+    let order = Error::StageOrder { index: 2, step: 5, previous: 5 };
+    assert_eq!(staged(&[[1, 8], [5, 0], [5, 9]]).problems(), [stages.as_slice(), &[order]].concat());
+}
+
 /// The stair-cosine as the paper writes it, in angles; `None` where the angle is too near a border or the value too near
 /// a half for floating point to decide.
 fn stair_cosine_in_angles(step: usize, settings: &Settings) -> Option<usize> {

@@ -7,12 +7,13 @@
 //! A checkpoint is written to a hidden folder, flushed to the disk and then renamed. `state.json` lists every file with
 //! its size and hash; a name keeps its files when the step's own folder goes.
 
+#![deny(clippy::indexing_slicing)]
+
 mod disk;
 mod find;
 mod manifest;
 pub mod tensors;
 
-use crate::optimizer::AdamW;
 use anyhow::{Context, Result, ensure};
 use disk::{entries, files, flush, flush_folder, link_or_copy, remove_all, rename};
 use serde::{Deserialize, Serialize};
@@ -69,7 +70,7 @@ pub fn read(checkpoint: &Path) -> Result<State> {
 }
 
 /// The checkpoints of a run that is being trained.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
@@ -101,16 +102,15 @@ impl Checkpoints {
 
     /// Writes the checkpoint of `state.step`, replacing one of that step, then deletes the steps that are too many.
     ///
-    /// `write_model` writes the model's files into the folder it is given, in the variables' own type, so that a
-    /// resumed run has the same weights to the bit. Returns the checkpoint's folder.
+    /// `write_files` writes the model's files and the optimiser's into the folder it is given, the variables in their own
+    /// type, so that a resumed run has the same weights to the bit. Returns the checkpoint's folder.
     ///
     /// # Errors
-    /// If a file can't be written, or what `write_model` returns. The other checkpoints are not touched then, and what
+    /// If a file can't be written, or what `write_files` returns. The other checkpoints are not touched then, and what
     /// was written is deleted again, so that a full disk is not left fuller.
-    pub fn save(&self, state: &State, write_model: &dyn Fn(&Path) -> Result<()>, optimizer: &AdamW) -> Result<PathBuf> {
+    pub fn save(&self, state: &State, write_files: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
         let checkpoint = self.replace(&step_name(state.step), |unfinished| {
-            write_model(unfinished)?;
-            optimizer.save(&unfinished.join(OPTIMIZER_FILE))?;
+            write_files(unfinished)?;
             manifest::write(unfinished, state)
         })?;
         self.prune()?;

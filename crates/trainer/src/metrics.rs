@@ -1,6 +1,8 @@
 //! The figures of a run on disk: a row a step in `metrics.jsonl`, a row an evaluation in `eval.jsonl`, and the same for
 //! TensorBoard.
 
+#![deny(clippy::indexing_slicing)]
+
 mod lines;
 mod tensorboard;
 

@@ -18,6 +18,7 @@ use std::collections::HashSet;
 pub use gradients::Gradients;
 use gradients::Sum;
 use moments::Moment;
+pub use stored::Stored;
 
 /// Values handled at a time where work is split over threads: 256 KiB of f32, which stays in a core's own cache.
 /// Fixed, so that the order of every sum is the same at any number of threads.

@@ -119,18 +119,48 @@ impl Policy {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        if self.model.lora().is_none() {
-            return Ok(weights::save_folder(&self.model, &self.files, folder, None)?);
-        }
-        let dtype = self.model.weights()[0].1.dtype();
-        weights::save_small_files(&self.files, folder, dtype)?;
-        let base = match &self.source {
-            // A relative path would mean another folder from elsewhere.
-            Source::Folder(base) => std::path::absolute(base)?.display().to_string(),
-            other => other.to_string(),
-        };
-        Ok(lora::save(&self.model, &base, folder)?)
+        write(&self.model, &self.files, &self.source, folder)
     }
+
+    /// What [`Policy::save`] writes, as it is now.
+    ///
+    /// # Errors
+    /// When there is no memory for a copy of what is trained.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let (files, source) = (self.files.clone(), self.source.clone());
+        Ok(Snapshot { model: self.model.host_copy()?, files, source })
+    }
+}
+
+/// A policy as it was at some step, in memory of its own.
+pub struct Snapshot {
+    model: Qwen2,
+    files: Files,
+    source: Source,
+}
+
+impl Snapshot {
+    /// Writes it as [`Policy::save`] would have.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        write(&self.model, &self.files, &self.source, folder)
+    }
+}
+
+fn write(model: &Qwen2, files: &Files, source: &Source, folder: &Path) -> Result<()> {
+    if model.lora().is_none() {
+        return Ok(weights::save_folder(model, files, folder, None)?);
+    }
+    let dtype = model.weights()[0].1.dtype();
+    weights::save_small_files(files, folder, dtype)?;
+    let base = match source {
+        // A relative path would mean another folder from elsewhere.
+        Source::Folder(base) => std::path::absolute(base)?.display().to_string(),
+        other => other.to_string(),
+    };
+    Ok(lora::save(model, &base, folder)?)
 }
 
 /// How answers are taken from a model's responses in training: boxed only, outside of the thought its prompt opens.

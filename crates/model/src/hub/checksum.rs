@@ -49,7 +49,7 @@ fn digest<D: Digest>(path: &Path, mut state: D) -> io::Result<String> {
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok(hex(&state.finalize())),
-            n => state.update(&buffer[..n]),
+            n => state.update(buffer.get(..n).unwrap_or_default()),
         }
     }
 }

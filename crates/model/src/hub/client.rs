@@ -1,11 +1,12 @@
 //! Requests to the Hub: who may see the token, which redirects are followed, and what a failure means.
 
+use super::answer::{Found, Said, content_range, number, redirect, same_origin, text};
 use super::cache::is_plain;
 use super::settings::Hub;
 use crate::error::Error;
 use std::io::{self, Read};
 use std::time::Duration;
-use ureq::http::{HeaderMap, Response, StatusCode, Uri};
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, BodyReader};
 
 /// Redirects followed for one request.
@@ -70,17 +71,6 @@ impl Failure {
     pub(super) fn is_no_such_file(&self) -> bool {
         matches!(self, Self::Status { code: 404, kind } if kind.is_empty() || kind == "EntryNotFound")
     }
-}
-
-/// What the Hub says of a file before it sends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// The commit that the revision stands for.
-    pub commit: String,
-    /// The name of the content, without quotes; mostly its hash.
-    pub etag: String,
-    /// Bytes, where it says so.
-    pub size: Option<u64>,
 }
 
 /// A body that has begun to come.
@@ -244,91 +234,6 @@ fn too_many_redirects() -> Failure {
     Failure::Odd(format!("more than {MAX_HOPS} redirects"))
 }
 
-/// The Hub's headers over the redirects of one request.
-#[derive(Default)]
-struct Said {
-    commit: Option<String>,
-    /// Of git-lfs: the content behind the redirect.
-    linked_etag: Option<String>,
-    linked_size: Option<u64>,
-    etag: Option<String>,
-    size: Option<u64>,
-}
-
-impl Said {
-    fn hear(&mut self, answer: &Response<Body>) {
-        let headers = answer.headers();
-        let etag = |name| text(headers, name).map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_string());
-        let (commit, linked_etag) = (text(headers, "x-repo-commit"), etag("x-linked-etag"));
-        self.commit = self.commit.take().or(commit);
-        self.linked_etag = self.linked_etag.take().or(linked_etag);
-        self.linked_size = self.linked_size.or(number(headers, "x-linked-size"));
-        self.etag = etag("etag").or(self.etag.take());
-        // The length of a redirect is that of its own body.
-        self.size = match answer.status() {
-            StatusCode::PARTIAL_CONTENT => content_range(headers).and_then(|(_, total)| total),
-            status if status.is_success() => number(headers, "content-length"),
-            _ => None,
-        };
-    }
-
-    fn enough(&self) -> bool {
-        self.commit.is_some() && self.linked_etag.is_some() && self.linked_size.is_some()
-    }
-
-    fn found(self) -> Result<Found, Failure> {
-        let commit = self.commit.ok_or_else(|| Failure::Odd("it sends no X-Repo-Commit; is it a Hub?".into()))?;
-        if !is_plain(&commit) {
-            return Err(Failure::Odd("its X-Repo-Commit is not a commit".into()));
-        }
-        let etag = self.linked_etag.or(self.etag).filter(|etag| !etag.is_empty());
-        let etag = etag.ok_or_else(|| Failure::Odd("it sends no ETag".into()))?;
-        Ok(Found { commit, etag, size: self.linked_size.or(self.size) })
-    }
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(|value| value.trim().to_string())
-}
-
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    text(headers, name)?.parse().ok()
-}
-
-/// First byte and whole length of `bytes first-last/length`, whose length may be `*`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let value = text(headers, "content-range")?;
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()))
-}
-
-/// Where an answer sends us on to, if it does.
-fn redirect(answer: &Response<Body>, from: &str) -> Result<Option<String>, Failure> {
-    if !answer.status().is_redirection() {
-        return Ok(None);
-    }
-    let odd = || Failure::Odd(format!("status {} without an address that can be followed", answer.status().as_u16()));
-    let to = text(answer.headers(), "location").ok_or_else(odd)?;
-    if to.starts_with("https://") || to.starts_with("http://") {
-        return Ok(Some(to));
-    }
-    let (scheme, authority) = origin(from).ok_or_else(odd)?;
-    match to.strip_prefix("//") {
-        Some(rest) => Ok(Some(format!("{scheme}://{rest}"))),
-        None if to.starts_with('/') => Ok(Some(format!("{scheme}://{authority}{to}"))),
-        None => Err(odd()),
-    }
-}
-
-fn origin(url: &str) -> Option<(String, String)> {
-    let uri: Uri = url.parse().ok()?;
-    Some((uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?.as_str().to_ascii_lowercase()))
-}
-
-fn same_origin(a: &str, b: &str) -> bool {
-    origin(a).is_some_and(|a| Some(a) == origin(b))
-}
-
 /// Reads as much as there is, up to the buffer's length; zero at the end.
 pub(super) fn read_some(body: &mut BodyReader<'static>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
@@ -336,32 +241,5 @@ pub(super) fn read_some(body: &mut BodyReader<'static>, buffer: &mut [u8]) -> io
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_token_is_for_one_origin() {
-        let hub = "https://huggingface.co";
-        assert!(same_origin("https://huggingface.co/a/b", hub));
-        assert!(same_origin("https://HuggingFace.co/a/b?x=1", hub));
-        let others = ["http://huggingface.co/a", "https://huggingface.co.evil/a", "https://huggingface.co:8443/a"];
-        for other in others.into_iter().chain(["https://huggingface.co@evil/a", "", "/a"]) {
-            assert!(!same_origin(other, hub), "{other}");
-        }
-    }
-
-    #[test]
-    fn ranges_are_read_or_refused() {
-        let range = |value: &str| {
-            content_range(&HeaderMap::from_iter([("content-range".parse().unwrap(), value.parse().unwrap())]))
-        };
-        assert_eq!(range("bytes 5-9/10"), Some((5, Some(10))));
-        assert_eq!(range("bytes 5-9/*"), Some((5, None)));
-        assert_eq!(range("bytes */10"), None);
-        assert_eq!(range("5-9/10"), None);
     }
 }

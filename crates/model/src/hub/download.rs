@@ -1,8 +1,9 @@
 //! One file's bytes: resumed where an earlier try or an earlier process left off, checked, and only then given its name.
 
+use super::answer::Found;
 use super::cache::RepoCache;
 use super::checksum;
-use super::client::{Client, Failure, Found, read_some};
+use super::client::{Client, Failure, read_some};
 use super::progress::Bar;
 use crate::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -93,7 +94,7 @@ fn receive_once(client: &Client, wanted: &Wanted, part: &Part, bar: &mut Bar) ->
         if n == 0 {
             break;
         }
-        file.write_all(&buffer[..n]).map_err(Error::io(&part.path)).map_err(Failure::Local)?;
+        file.write_all(buffer.get(..n).unwrap_or_default()).map_err(Error::io(&part.path)).map_err(Failure::Local)?;
         have += n as u64;
         bar.at(have, total);
         if let Some(total) = total.filter(|&total| have > total) {

@@ -4,6 +4,9 @@
 //! `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`, all as the Hub's own Python client reads them. Files lie in the
 //! layout that it shares with other programs (see [`cache`]), and every blob is checked before it gets its name.
 
+#![deny(clippy::indexing_slicing)]
+
+mod answer;
 pub mod cache;
 mod checksum;
 mod client;

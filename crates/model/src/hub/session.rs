@@ -1,7 +1,8 @@
 //! One model on the Hub, all of its files of one commit, from the cache where they are there.
 
+use super::answer::Found;
 use super::cache::{RepoCache, is_commit};
-use super::client::{Client, Failure, Found};
+use super::client::{Client, Failure};
 use super::download::{self, Wanted};
 use super::settings::Hub;
 use crate::error::{Error, Result};

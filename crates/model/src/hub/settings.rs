@@ -168,10 +168,10 @@ fn user_home() -> Result<PathBuf> {
 
 /// A path whose `~` at the start is the user's home.
 fn expand(path: &str) -> Result<PathBuf> {
-    match path.strip_prefix('~') {
-        Some("") => user_home(),
-        Some(rest) if rest.starts_with('/') => Ok(user_home()?.join(&rest[1..])),
-        _ => Ok(path.into()),
+    match path.strip_prefix("~/") {
+        Some(rest) => Ok(user_home()?.join(rest)),
+        None if path == "~" => user_home(),
+        None => Ok(path.into()),
     }
 }
 

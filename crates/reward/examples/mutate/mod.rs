@@ -1,4 +1,29 @@
-//! Random edits of texts: what the fuzz targets of this workspace share.
+//! Random edits of texts, and what the command line asks for: what the fuzz targets of this workspace share.
+
+/// `MINUTES [NAME...] [--seed N]`.
+pub struct Wanted {
+    /// How long to look for a finding.
+    pub minutes: f64,
+    /// Where the random numbers begin; 1 unless told.
+    pub seed: u64,
+    /// What else there was.
+    pub names: Vec<String>,
+}
+
+impl Wanted {
+    /// Reads the command line; `None` where it does not begin with a number.
+    pub fn parse() -> Option<Self> {
+        let mut names: Vec<String> = std::env::args().skip(1).collect();
+        let mut seed = 1;
+        if let Some(at) = names.iter().position(|argument| argument == "--seed") {
+            seed = names.get(at + 1).and_then(|number| number.parse().ok()).unwrap_or(seed);
+            names.drain(at..(at + 2).min(names.len()));
+        }
+        let minutes = names.first()?.parse().ok()?;
+        names.remove(0);
+        Some(Self { minutes, seed, names })
+    }
+}
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
 pub struct Random(pub u64);

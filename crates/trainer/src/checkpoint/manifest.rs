@@ -82,7 +82,8 @@ pub(super) fn write_listing(folder: &Path, state: &State, names: &[String]) -> R
         let entry = Entry::of(&path).with_context(|| format!("{}: can't be read again", path.display()))?;
         Ok((name.clone(), entry))
     };
-    let files = names.par_iter().map(entry).collect::<Result<_>>()?;
+    // One after the other: while a run goes on, its threads have better to do.
+    let files = names.iter().map(entry).collect::<Result<_>>()?;
     let manifest = Manifest { format: FORMAT.to_owned(), version: VERSION, state: state.clone(), files };
     let text = serde_json::to_string_pretty(&manifest)?;
     let body = text.strip_suffix("\n}").context("a state is not a JSON object")?;

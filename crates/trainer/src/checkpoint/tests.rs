@@ -1,7 +1,9 @@
 //! Checkpoints written, named, thinned out, interrupted and spoiled.
 
 use super::*;
+use crate::config::Dtype;
 use crate::optimizer::{AdamW, AdamWSettings};
+use crate::policy::Policy;
 use anyhow::bail;
 use candle_core::{Device, Var};
 use tempfile::TempDir;
@@ -22,7 +24,8 @@ fn state(step: u64) -> State {
     }
 }
 
-fn write_model(folder: &Path) -> Result<()> {
+fn write_files(folder: &Path) -> Result<()> {
+    optimizer().save(&folder.join(OPTIMIZER_FILE))?;
     let tensor = candle_core::Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu)?;
     let file = folder.join("model.safetensors");
     safetensors::serialize_to_file([("w", &tensor)], None, &file)?;
@@ -32,7 +35,7 @@ fn write_model(folder: &Path) -> Result<()> {
 }
 
 fn save(checkpoints: &Checkpoints, step: u64) -> PathBuf {
-    checkpoints.save(&state(step), &write_model, &optimizer()).unwrap()
+    checkpoints.save(&state(step), &write_files).unwrap()
 }
 
 fn open(run: &TempDir, keep: usize) -> Checkpoints {
@@ -101,7 +104,7 @@ fn an_interruption_leaves_the_last_checkpoint() {
     let checkpoints = open(&run, 3);
     let good = save(&checkpoints, 1);
     // The model can't be written: the error is passed on, nothing new has a name.
-    let failed = checkpoints.save(&state(2), &|_| bail!("disk full"), &optimizer());
+    let failed = checkpoints.save(&state(2), &|_| bail!("disk full"));
     assert_eq!(failed.unwrap_err().to_string(), "disk full");
     assert_eq!(names(&run), ["step-000001"], "a full disk is not left fuller");
     assert_eq!(latest(run.path()).unwrap(), Some(good.clone()));
@@ -179,14 +182,21 @@ fn places(seed: u64, below: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Every file truncated at 20 places and with 20 single bits flipped.
+/// Every file of the embedded policy's checkpoint truncated at 20 places and with 20 single bits flipped.
 #[test]
 fn every_spoiled_file_is_noticed_named_and_the_checkpoint_before_is_used() {
     let run = TempDir::new().unwrap();
     let checkpoints = open(&run, 3);
-    let before = save(&checkpoints, 1);
-    let spoiled = save(&checkpoints, 2);
-    for file in files(&spoiled).unwrap() {
+    let policy = Policy::load("embedded", Dtype::F32, &Device::Cpu).unwrap();
+    let optimizer = AdamW::new(policy.model.variables(), AdamWSettings::default()).unwrap();
+    let write = |folder: &Path| {
+        policy.save(folder)?;
+        optimizer.save(&folder.join(OPTIMIZER_FILE))
+    };
+    let [before, spoiled] = [1, 2].map(|step| checkpoints.save(&state(step), &write).unwrap());
+    let names = files(&spoiled).unwrap();
+    assert!(names.len() >= 8, "{names:?}");
+    for file in names {
         let path = spoiled.join(&file);
         let whole = fs::read(&path).unwrap();
         let cut = places(1, whole.len()).take(20).map(|at| whole[..at].to_vec());

@@ -1,5 +1,7 @@
 //! `trainer grade`: verdicts on given responses, one row out for each row in.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

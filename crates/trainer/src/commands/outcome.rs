@@ -57,9 +57,14 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Writes a line to stderr, if anyone reads it: `eprintln!` would panic.
+/// Writes a line to stderr, if anyone reads it: `eprintln!` would panic. What it quotes cannot command the terminal.
 pub fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", plain(text));
+}
+
+/// The text without the control characters that a terminal would obey.
+fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}")
 }
 
 /// The exit status that an error stands for.
@@ -86,7 +91,7 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
 }
 
 fn on_one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    plain(&message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
 /// An error and its causes on one line, joined by `: `.
@@ -144,6 +149,7 @@ mod tests {
     #[test]
     fn an_error_is_one_line() {
         assert_eq!(one_line(&anyhow!("first\n  second\n").context("top")), "top: first second");
+        assert_eq!(one_line(&anyhow!("a\u{1b}[2J\rb")), "a\u{fffd}[2J\u{fffd}b");
         assert_eq!(one_line(&anyhow!("disk full").context("a.txt: disk full")), "a.txt: disk full");
     }
 }

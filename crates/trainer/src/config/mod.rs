@@ -12,6 +12,8 @@
 //! The built-in files spell every key out, so each default stands in exactly one place. An optional key is
 //! switched off by the string `"none"`, because TOML has no null.
 
+#![deny(clippy::indexing_slicing)]
+
 mod error;
 mod layers;
 mod ranges;

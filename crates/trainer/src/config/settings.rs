@@ -207,14 +207,19 @@ impl Schedule {
     /// # Errors
     /// What [`Config::check`] refuses in this section.
     pub fn budget(&self) -> Result<::schedule::Budget, ::schedule::Error> {
-        ::schedule::Budget::new(&::schedule::Settings {
+        ::schedule::Budget::new(&self.unchecked())
+    }
+
+    /// The section as the schedule takes it, whatever is wrong with it.
+    pub fn unchecked(&self) -> ::schedule::Settings {
+        ::schedule::Settings {
             kind: self.kind,
             cycles: self.cycles,
             cycle_steps: self.cycle_steps,
             l_max: self.l_max,
             l_min: self.l_min,
             stages: self.stages.iter().map(|&(step, length)| [step, length]).collect(),
-        })
+        }
     }
 }
 
@@ -401,6 +406,10 @@ pub struct Checkpoint {
     pub every: usize,
     /// Numbered checkpoints kept, at least 1; older ones are deleted, named ones never.
     pub keep: usize,
+    /// Write checkpoints while the run goes on, from a copy of what is trained; none does so where there is memory for the
+    /// copy.
+    #[serde(serialize_with = "or_none")]
+    pub background: Option<bool>,
 }
 
 /// The flags that stand for a key: they win over files and `--set`.

@@ -3,7 +3,7 @@
 use reward::VerifierKind;
 
 use super::ranges::{
-    Check, Findings, Violation, above_zero, at_least_one, decay, named, not_absurd, nucleus, require, share, source,
+    Findings, Violation, above_zero, at_least_one, decay, named, not_absurd, nucleus, require, share, source,
     zero_or_more,
 };
 use super::settings::{Config, EMBEDDED, LORA_TARGETS, Lora, Run, bytes};
@@ -19,7 +19,7 @@ impl Config {
         let mut found = Findings::default();
         check_run(&self.run, &mut found);
         self.check_policy(&mut found);
-        found.add(self.check_schedule());
+        self.check_schedule(&mut found);
         self.check_sampler(&mut found);
         self.check_reward_and_loss(&mut found);
         self.check_optimizer(&mut found);
@@ -56,33 +56,14 @@ impl Config {
         found.add(at_least_one(self.data.max_prompt_tokens, &["data.max_prompt_tokens"]));
     }
 
-    fn check_schedule(&self) -> Check {
-        use ::schedule::Error;
-        let Err(error) = self.schedule.budget() else { return Ok(()) };
-        let keys: &[&str] = match &error {
-            Error::Zero { key } | Error::TooLarge { key, .. } => match *key {
-                "cycles" => &["schedule.cycles"],
-                "cycle_steps" => &["schedule.cycle_steps"],
-                "l_max" => &["schedule.l_max"],
-                _ => &["schedule.l_min"],
-            },
-            Error::TooManySteps { .. } => &["schedule.cycle_steps", "schedule.cycles"],
-            Error::BoundsSwapped { l_min, l_max } => {
-                let problem = format!("l_min ({l_min}) must not be above l_max ({l_max})");
-                return require(false, &["schedule.l_max", "schedule.l_min"], problem);
-            }
-            Error::NoStages | Error::StagesUnused { .. } => &["schedule.stages", "schedule.kind"],
-            _ => &["schedule.stages"],
-        };
-        // Its message opens with the key and the value, which the caller names too.
-        let message = error.to_string();
-        let stripped = match &error {
-            Error::Zero { .. } | Error::TooLarge { .. } | Error::TooManySteps { .. } => {
-                message.split_once(": ").map(|(_, problem)| problem)
-            }
-            _ => None,
-        };
-        require(false, keys, stripped.unwrap_or(&message))
+    fn check_schedule(&self, found: &mut Findings) {
+        let (stages, others): (Vec<Violation>, Vec<Violation>) = (self.schedule.unchecked().problems().iter())
+            .map(schedule_violation)
+            .partition(|violation| violation.keys == STAGES);
+        others.into_iter().for_each(|violation| found.add(Err(violation)));
+        // One key, so one line.
+        let problems: Vec<String> = stages.into_iter().map(|violation| violation.problem).collect();
+        found.add(require(problems.is_empty(), STAGES, problems.join("; ")));
     }
 
     fn check_sampler(&self, found: &mut Findings) {
@@ -237,6 +218,36 @@ impl SftConfig {
         found.add(at_least_one(self.evaluate.max_tokens, &["evaluate.max_tokens"]));
         found.into_result()
     }
+}
+
+/// The key of everything that is wrong with a stage.
+const STAGES: &[&str] = &["schedule.stages"];
+
+/// What the schedule says of its settings, under their keys.
+fn schedule_violation(error: &::schedule::Error) -> Violation {
+    use ::schedule::Error;
+    let keys: &[&str] = match error {
+        Error::Zero { key } | Error::TooLarge { key, .. } => match *key {
+            "cycles" => &["schedule.cycles"],
+            "cycle_steps" => &["schedule.cycle_steps"],
+            "l_max" => &["schedule.l_max"],
+            _ => &["schedule.l_min"],
+        },
+        Error::TooManySteps { .. } => &["schedule.cycle_steps", "schedule.cycles"],
+        Error::BoundsSwapped { .. } => &["schedule.l_max", "schedule.l_min"],
+        Error::NoStages | Error::StagesUnused { .. } => &["schedule.stages", "schedule.kind"],
+        _ => STAGES,
+    };
+    let message = error.to_string();
+    let problem = match error {
+        Error::BoundsSwapped { l_min, l_max } => format!("l_min ({l_min}) must not be above l_max ({l_max})"),
+        // Its message opens with the key and the value, which the caller names too.
+        Error::Zero { .. } | Error::TooLarge { .. } | Error::TooManySteps { .. } => {
+            message.split_once(": ").map_or(message.as_str(), |(_, problem)| problem).to_owned()
+        }
+        _ => message,
+    };
+    Violation { keys, problem }
 }
 
 fn check_run(run: &Run, found: &mut Findings) {

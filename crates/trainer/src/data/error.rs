@@ -1,5 +1,7 @@
 //! What can be wrong with a data set, in one line that says where and what to do.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::io;
 use std::path::PathBuf;
 

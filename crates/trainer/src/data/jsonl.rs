@@ -1,5 +1,7 @@
 //! Problems from a JSONL file, one object a line.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

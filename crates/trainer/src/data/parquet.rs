@@ -3,6 +3,8 @@
 //! The reader is the official `parquet` crate without Arrow. Only plain and Snappy pages are read, which is what
 //! the Hub's data sets use by default: Zstandard would need a C library.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::path::Path;
 
 use super::error::DataError;
@@ -66,7 +68,8 @@ mod reader {
 
     fn check_compression(metadata: &ParquetMetaData) -> Result<(), String> {
         let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
-        for column in chunks.filter(|column| row::is_known(&column.column_path().parts()[0])) {
+        let is_known = |name: Option<&String>| name.is_some_and(|name| row::is_known(name));
+        for column in chunks.filter(|column| is_known(column.column_path().parts().first())) {
             match column.compression() {
                 Compression::UNCOMPRESSED | Compression::SNAPPY => {}
                 other => {

@@ -1,5 +1,7 @@
 //! Loaded problems, and which of them belong to a step: a pure function of the step, so that a resume needs no state.
 
+#![deny(clippy::indexing_slicing)]
+
 use reward::{Problem, VerifierKind};
 
 use super::countdown::{self, Split};
@@ -155,8 +157,8 @@ impl Problems {
                 Some(current) if current.0 == epoch => shuffled.insert(current),
                 _ => shuffled.insert((epoch, order(problems.len(), seed, epoch))),
             };
-            let index = order[position % problems.len()];
-            batch.push((index, problems[index].clone()));
+            let index = order.get(position % problems.len());
+            batch.extend(index.and_then(|&index| Some((index, problems.get(index)?.clone()))));
         }
         batch
     }
@@ -172,7 +174,7 @@ impl Problems {
         let mut order: Vec<usize> = (0..problems.len()).collect();
         Rng::keyed(&[seed, REPLACEMENTS, step as u64]).shuffle(&mut order);
         let unseen = order.into_iter().filter(|index| !seen.contains(index));
-        unseen.take(count).map(|index| (index, problems[index].clone())).collect()
+        unseen.take(count).filter_map(|index| Some((index, problems.get(index)?.clone()))).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! One row of a data file as a problem: which fields count and what an answer looks like.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::path::{Path, PathBuf};
 
 use reward::{Problem, VerifierKind};
@@ -220,8 +222,8 @@ mod tests {
         let row = r#"{"problem": "?", "answer": "x", "verifier": "exact"}"#;
         assert_eq!(read(row, None).unwrap().verifier, VerifierKind::Exact);
         assert_eq!(read(row, Some(VerifierKind::Math)).unwrap().verifier, VerifierKind::Math);
-        let error = read(r#"{"problem": "?", "answer": "x", "verifier": "judge"}"#, None).unwrap_err();
-        let expected = "field `verifier`: unknown verifier `judge`: use math, countdown or exact";
+        let error = read(r#"{"problem": "?", "answer": "x", "verifier": "ju\nge"}"#, None).unwrap_err();
+        let expected = "field `verifier`: unknown verifier `ju ge`: use math, countdown or exact";
         assert_eq!(error, Fault::Malformed(expected.to_owned()));
     }
 

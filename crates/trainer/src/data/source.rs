@@ -1,5 +1,7 @@
 //! Where problems come from, as named by `data.train`, `data.eval` and `--data`.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

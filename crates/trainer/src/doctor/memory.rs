@@ -13,7 +13,7 @@ const BF16: u64 = 2;
 /// Parameters above which a reference copy is bf16.
 pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
 /// What the program itself takes: code, tokenizer, thread stacks, what the allocator keeps.
-const PROGRAM: u64 = 100 << 20;
+pub(super) const PROGRAM: u64 = 100 << 20;
 /// What a GPU's driver and its libraries take before the first tensor: the context, kernels, workspace of products.
 const CONTEXT: u64 = 768 << 20;
 /// Logits that a GPU's head holds at a time.
@@ -62,6 +62,11 @@ impl Need {
             items.fold(0u64, |sum, item| sum.saturating_add(item.bytes))
         };
         of(Phase::Always).saturating_add(of(Phase::Rollouts).max(of(Phase::Updates)))
+    }
+
+    /// The item of this name, in bytes; 0 where there is none.
+    pub fn bytes(&self, name: &str) -> u64 {
+        self.items.iter().find(|item| item.name == name).map_or(0, |item| item.bytes)
     }
 
     fn add(&mut self, name: &'static str, phase: Phase, bytes: u64, formula: impl Into<String>) {
@@ -321,7 +326,7 @@ mod tests {
     }
 
     fn bytes(need: &Need, name: &str) -> u64 {
-        need.items.iter().find(|item| item.name == name).map_or(0, |item| item.bytes)
+        need.bytes(name)
     }
 
     #[test]
@@ -336,7 +341,7 @@ mod tests {
         assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 248));
         assert_eq!(bytes(&need, "head"), 4 * (2048 * 10 + 2 * 10 * 8 + 3072 * 8));
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
-        assert_eq!(bytes(&need, "key-value cache"), 4 * 12 * 500 * 16);
+        assert_eq!(need.bytes("key-value cache"), 4 * 12 * 500 * 16);
         assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
     }
 
@@ -352,13 +357,13 @@ mod tests {
         config.model.lora = Some(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] });
         let need = estimate(&shape(), &config, DeviceChoice::Cpu);
         // The adapted projections have 8 outputs each.
-        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (3 * 8 + 248 + 2 * 16));
-        assert_eq!(bytes(&need, "weights"), 2 * 1112);
-        assert_eq!(bytes(&need, "reference"), 0);
-        assert_eq!(bytes(&need, "key-value cache"), 1024);
+        assert_eq!(need.bytes("activations"), 4 * 1000 * (3 * 8 + 248 + 2 * 16));
+        assert_eq!(need.bytes("weights"), 2 * 1112);
+        assert_eq!(need.bytes("reference"), 0);
+        assert_eq!(need.bytes("key-value cache"), 1024);
         // 2 blocks · rank 2 · (8 + 8 + 8 + 12) = 144 numbers.
-        assert_eq!(bytes(&need, "gradients"), 4 * 144);
-        assert_eq!(bytes(&need, "AdamW"), 8 * 144);
+        assert_eq!(need.bytes("gradients"), 4 * 144);
+        assert_eq!(need.bytes("AdamW"), 8 * 144);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a run needs against what the machine has, and what would fail, before anything is downloaded.
 
+pub mod copy;
 pub mod disk;
 pub mod machine;
 pub mod memory;
@@ -99,6 +100,7 @@ fn look_at_policy(config: &Config, report: &mut Report) {
         };
         let _ = writeln!(report.text, "{:>10} {:<16} {}{when}", show(item.bytes), item.name, item.formula);
     }
+    report.fact("saves", copy::HostCopy::here(&shape, config, device, &need).fact(config));
     match there {
         Some(there) => report.failures.extend(shortage(&need, there, config)),
         None => report.fact("there", format!("the memory of {device} cannot be told")),

@@ -1,5 +1,7 @@
 //! Where a policy is and what shape it has, without its weights.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,10 +1,14 @@
 //! The optimiser's state as a safetensors file: `NAME.first_moment`, `NAME.second_moment` and, for a variable that is
 //! not f32, `NAME.master`, all f32 (moments in bf16 widened); the step count is in the file's metadata.
 
+#![deny(clippy::indexing_slicing)]
+
 use super::{AdamW, Entry, State};
 use crate::checkpoint::tensors::TensorFile;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use half::bf16;
+use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, collections::HashMap, path::Path};
@@ -20,48 +24,115 @@ struct Header {
     step: u64,
 }
 
-/// A tensor to be written.
-struct Values<'a> {
-    shape: &'a [usize],
-    values: Cow<'a, [f32]>,
+/// The state as it is written: borrowed from the optimiser, or a copy that outlives its next step.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    step: u64,
+    tensors: Vec<(String, Values<'a>)>,
 }
 
-impl View for Values<'_> {
+/// A tensor to be written.
+#[derive(Debug)]
+struct Values<'a> {
+    shape: Vec<usize>,
+    numbers: Numbers<'a>,
+}
+
+/// Numbers as they are kept, so that a copy takes no more than they do.
+#[derive(Debug)]
+pub(super) enum Numbers<'a> {
+    F32(Cow<'a, [f32]>),
+    Bf16(Cow<'a, [bf16]>),
+}
+
+impl Numbers<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// The bytes of the values in f32, little-endian.
+    pub(super) fn widened(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len() * size_of::<f32>());
+        match self {
+            Self::F32(values) => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+            Self::Bf16(values) => {
+                values.iter().for_each(|value| bytes.extend_from_slice(&value.to_f32().to_le_bytes()));
+            }
+        }
+        bytes
+    }
+
+    fn into_owned(self) -> Numbers<'static> {
+        match self {
+            Self::F32(values) => Numbers::F32(Cow::Owned(values.into_owned())),
+            Self::Bf16(values) => Numbers::Bf16(Cow::Owned(values.into_owned())),
+        }
+    }
+}
+
+impl View for &Values<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
-        for value in self.values.iter() {
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        Cow::Owned(bytes)
+        Cow::Owned(self.numbers.widened())
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.numbers.len() * size_of::<f32>()
     }
 }
 
-impl AdamW {
+impl Stored<'_> {
+    /// A copy of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Stored<'static> {
+        let copy = |(name, Values { shape, numbers }): (String, Values)| {
+            (name, Values { shape, numbers: numbers.into_owned() })
+        };
+        Stored { step: self.step, tensors: self.tensors.into_par_iter().map(copy).collect() }
+    }
+
     /// Writes the state to `path`. The same state gives the same bytes.
     ///
     /// # Errors
     /// If the file can't be written, naming it.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: &Path) -> Result<()> {
         let header = serde_json::to_string(&Header { version: VERSION, step: self.step })?;
+        let tensors = self.tensors.iter().map(|(name, values)| (name, values));
+        let metadata = HashMap::from([(KEY.to_owned(), header)]);
+        safetensors::serialize_to_file(tensors, Some(metadata), path)
+            .with_context(|| format!("{}: can't be written", path.display()))
+    }
+}
+
+impl AdamW {
+    /// The state as it is now.
+    ///
+    /// # Errors
+    /// If a device fails.
+    pub fn stored(&self) -> Result<Stored<'_>> {
         let mut tensors = Vec::new();
         for entry in &self.entries {
             tensors.extend(entry.values()?);
         }
-        let metadata = HashMap::from([(KEY.to_owned(), header)]);
-        safetensors::serialize_to_file(tensors, Some(metadata), path)
-            .with_context(|| format!("{}: can't be written", path.display()))
+        Ok(Stored { step: self.step, tensors })
+    }
+
+    /// Writes the state to `path`, as [`Stored::write`] does.
+    ///
+    /// # Errors
+    /// If a device fails, or the file can't be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.stored()?.write(path)
     }
 
     /// Reads the state from `path`, after which training goes on bit for bit as if it had not stopped, given the same
@@ -111,19 +182,19 @@ impl Entry {
 
     /// The stored tensors, in the order of their names.
     fn values(&self) -> Result<Vec<(String, Values<'_>)>> {
-        let values: Vec<Cow<[f32]>> = match &self.state {
+        let numbers: Vec<Numbers> = match &self.state {
             State::Host { first, second, master } => {
-                let master = master.as_ref().map(|values| Cow::Borrowed(values.as_slice()));
-                [Some(first.values()), Some(second.values()), master].into_iter().flatten().collect()
+                let master = master.as_ref().map(|values| Numbers::F32(values.into()));
+                [Some(first.numbers()), Some(second.numbers()), master].into_iter().flatten().collect()
             }
             State::Device { first, second, master } => [Some(first), Some(second), master.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(|tensor| Ok(Cow::Owned(tensor.flatten_all()?.to_vec1()?)))
+                .map(|tensor| Ok(Numbers::F32(Cow::Owned(tensor.flatten_all()?.to_vec1()?))))
                 .collect::<Result<_>>()?,
         };
         let shape = self.var.dims();
-        let values = values.into_iter().map(|values| Values { shape, values });
+        let values = numbers.into_iter().map(|numbers| Values { shape: shape.to_vec(), numbers });
         Ok(self.tensor_names().into_iter().zip(values).collect())
     }
 

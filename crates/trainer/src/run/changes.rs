@@ -1,5 +1,7 @@
 //! Settings of a run that goes on against those that it was made with: what would alter its past is refused by name.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
@@ -10,7 +12,7 @@ use crate::config::Config;
 use crate::doctor::machine;
 
 /// Keys that no figure depends on: where things are, how fast they go and what is kept of them.
-const FREE: [&str; 12] = [
+const FREE: [&str; 13] = [
     "run.out",
     "run.threads",
     "model.recompute",
@@ -21,6 +23,7 @@ const FREE: [&str; 12] = [
     "optimizer.skip_limit",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.background",
     // They say when the run ends, which its past does not know; `budgets_agree` looks at what they do to it.
     "schedule.cycles",
     "schedule.rollout_tokens",

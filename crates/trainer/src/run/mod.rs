@@ -13,7 +13,9 @@ mod open;
 mod points;
 pub mod preflight;
 mod record;
+mod save;
 mod screen;
+mod writing;
 
 use anyhow::{Context, Result};
 use sampler::Engine;
@@ -38,13 +40,18 @@ pub fn train(config: Config, resume: Option<PathBuf>) -> Result<()> {
     match cycles(&mut run) {
         Err(error) if interrupt::requested() && is_stop(&error) => {
             run.screen.finish();
+            run.wait_for_writing();
             let last = run.saved.clone().unwrap_or_else(|| run.folder.clone());
             let advice =
                 || format!("interrupted, and the checkpoint cannot be written; {} is as it was", last.display());
             let checkpoint = run.save().with_context(advice)?;
             Err(Interrupted { checkpoint }.into())
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            // What it was written from was whole.
+            run.wait_for_writing();
+            Err(error)
+        }
         Ok(()) => run.finish(),
     }
 }
@@ -128,7 +135,8 @@ fn learn(run: &mut Run, batch: &Batch) -> Result<Learned> {
 fn finish_step(run: &mut Run, batch: &Batch, learned: &Learned, row: &StepRow) -> Result<()> {
     run.metrics.step(row)?;
     if run.step.is_multiple_of(record::EVERY) {
-        run.tolerate(record::rollouts(&run.folder, row.step, batch));
+        let kept = run.samples.rollouts(row.step, batch);
+        run.tolerate(kept);
     }
     run.screen.step(row);
     for why in &learned.skipped {

@@ -8,7 +8,7 @@ use sampler::{Limits, Local};
 use schedule::{Budget, LearningRate};
 use std::path::{Path, PathBuf};
 
-use super::{changes, lock::Lock, preflight, screen::Screen};
+use super::{changes, lock::Lock, preflight, record::Samples, screen::Screen, writing::Writing};
 use crate::checkpoint::{self, Checkpoints, Found, OPTIMIZER_FILE};
 use crate::commands::{UsageError, note};
 use crate::config::Config;
@@ -33,6 +33,7 @@ pub struct Run {
     pub gradients: Gradients,
     pub extraction: Extraction,
     pub metrics: MetricsWriter,
+    pub samples: Samples,
     pub checkpoints: Checkpoints,
     pub screen: Screen,
     /// Steps done.
@@ -43,8 +44,12 @@ pub struct Run {
     pub tokens_total: u64,
     /// Updates in a row, up to now, that were skipped because a loss or gradient was no number.
     pub skipped_in_a_row: usize,
-    /// The checkpoint of the state after [`step`](Self::step), where there is one.
+    /// The newest checkpoint that is whole.
     pub saved: Option<PathBuf>,
+    /// The checkpoint that is being written.
+    pub writing: Option<Writing>,
+    /// Whether checkpoints are written while the run goes on.
+    pub background: bool,
     /// What the last look at the metrics' files found, so that it is said once.
     pub said: Option<String>,
     /// Last, so that the folder is free when all else is closed.
@@ -79,7 +84,7 @@ impl Run {
         let total = schedule.total_steps();
         let state = from.as_ref().map(|found| found.state.clone()).unwrap_or_default();
         let step = state.step as usize;
-        let skipped = state.extra.get(super::points::SKIPPED).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let skipped = state.extra.get(super::save::SKIPPED).and_then(serde_json::Value::as_u64).unwrap_or(0);
         Ok(Self {
             rate: config.optimizer.rate(total)?,
             engine: engine(&config.sampler),
@@ -90,7 +95,10 @@ impl Run {
             tokens_total: state.tokens_total,
             skipped_in_a_row: skipped as usize,
             saved: from.map(|found| found.path),
+            writing: None,
+            background: ready.background,
             said: None,
+            samples: Samples::new(&folder),
             config,
             folder,
             schedule,

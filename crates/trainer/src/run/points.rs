@@ -1,20 +1,16 @@
-//! What is due between steps: checkpoints, their names, evaluations; and the end of a run.
+//! What is due between steps: which checkpoints under which names, evaluations; and the end of a run.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sampler::{Engine, Sampling};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::open::Run;
-use super::{changes, interrupt, record};
-use crate::checkpoint::{STATE_FILE, State};
+use super::{interrupt, record};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{EvalRow, read_evals};
 use crate::report;
 
-/// What a checkpoint remembers beside the counters: updates skipped in a row, and the best evaluation so far.
-pub const SKIPPED: &str = "skipped_in_a_row";
-const BEST: &str = "best";
+/// The name of the checkpoint of the best evaluation.
+pub const BEST: &str = "best";
 
 impl Run {
     /// Whether the last step is done: by the schedule, or because the rollout tokens are spent.
@@ -66,6 +62,7 @@ impl Run {
     /// # Errors
     /// A failed evaluation, or a last checkpoint that cannot be written. One in between is missed, not fatal.
     pub fn mark(&mut self) -> Result<()> {
+        self.look_after_writing();
         let names = self.names();
         if !names.is_empty() || self.is_due(self.config.checkpoint.every) {
             self.keep(&names)?;
@@ -81,30 +78,15 @@ impl Run {
             self.keep(&names)?;
         }
         let written: Vec<String> = read_evals(&self.folder)?.into_iter().map(|row| row.name).collect();
-        let missing: Vec<String> = self.evaluations().into_iter().filter(|name| !written.contains(name)).collect();
-        if missing.is_empty() { self.keep_best() } else { missing.iter().try_for_each(|name| self.evaluate(name)) }
-    }
-
-    /// Writes a checkpoint under its step and `names`. A full disk costs the checkpoint and not the run: it goes on, and
-    /// the last good one stays. At the end of the run there is nothing to go on to.
-    fn keep(&mut self, names: &[String]) -> Result<()> {
-        let kept = self.save().and_then(|saved| {
-            for name in names.iter().filter(|name| self.checkpoints.step_of(name) != Some(self.step as u64)) {
-                self.checkpoints.name(&saved, name)?;
+        for name in self.evaluations() {
+            if !written.contains(&name) {
+                self.evaluate(&name)?;
+            } else if !self.samples.has_evaluation(self.step, &name) {
+                // A disk had room for the row alone.
+                self.measure(&name)?;
             }
-            Ok(())
-        });
-        let Err(error) = kept else { return Ok(()) };
-        let last = match &self.saved {
-            Some(saved) => format!("the last good one is {}", saved.display()),
-            None => "there is none yet".into(),
-        };
-        if self.done() {
-            let advice = format!("{last}; make room and go on with: trainer --resume {}", self.folder.display());
-            return Err(error.context(format!("the checkpoint of the last step cannot be written; {advice}")));
         }
-        self.screen.line(&format!("no checkpoint after step {}: {error:#}; {last}; the run goes on", self.step));
-        Ok(())
+        self.keep_best()
     }
 
     /// Training comes next: the device memory that only sampling needs is given back. Says how a device generates, once.
@@ -115,8 +97,17 @@ impl Run {
         }
     }
 
-    /// Measures the policy on the held-out problems.
+    /// Measures the policy on the held-out problems, and writes the row that says so.
     pub fn evaluate(&mut self, name: &str) -> Result<()> {
+        let row = self.measure(name)?;
+        self.metrics.eval(&row)?;
+        self.screen.evaluated(&row);
+        self.say_trouble();
+        self.keep_best()
+    }
+
+    /// Measures the policy on the held-out problems and keeps some samples.
+    fn measure(&mut self, name: &str) -> Result<EvalRow> {
         self.screen.evaluating(name);
         let config = &self.config.evaluate;
         let mut sampling = Sampling::at(config.temperature, self.policy.text.stop_tokens());
@@ -135,13 +126,10 @@ impl Run {
         let data = &self.config.data.eval;
         let label = Label { step: self.step, name, data, tokens_total: self.tokens_total };
         let row = evaluate::summarise(&samples, &settings, label);
-        // The row comes last: it says that the evaluation is done.
-        let recorded = record::evaluation(&self.folder, self.step, name, &self.held_out, &samples);
-        self.tolerate(recorded);
-        self.metrics.eval(&row)?;
-        self.screen.evaluated(&row);
-        self.say_trouble();
-        self.keep_best()
+        // The row comes after them: it says that the evaluation is done.
+        let kept = self.samples.evaluation(self.step, name, &self.held_out, &samples);
+        self.tolerate(kept);
+        Ok(row)
     }
 
     /// Names the checkpoint of the best evaluation after the start `best`, of equal ones the first.
@@ -152,9 +140,13 @@ impl Run {
             return Ok(());
         }
         if best.step == self.step {
-            return self.keep(&[BEST.to_string()]);
+            // The others too: there may have been no room for them before the evaluation.
+            let mut names = self.names();
+            names.push(BEST.to_string());
+            return self.keep(&names);
         }
         // An interrupted run has not come to it; the checkpoint is there under the evaluation's own name.
+        self.wait_for_writing();
         let named = self.checkpoints.step_of(&best.name) == Some(step);
         if named {
             let path = self.checkpoints.path(&best.name);
@@ -165,44 +157,13 @@ impl Run {
     }
 
     fn best(&self) -> Result<Option<EvalRow>> {
-        let rows = read_evals(&self.folder)?.into_iter().filter(|row| row.step > 0);
-        Ok(rows.reduce(|best, row| if row.pass_at_1 > best.pass_at_1 { row } else { best }))
+        self.best_before(usize::MAX)
     }
 
-    /// The checkpoint of the state after the last whole step, written unless it is there.
-    ///
-    /// # Errors
-    /// A file cannot be written, the rows of the steps included, or a weight is not finite; the checkpoints before it are as
-    /// they were.
-    pub fn save(&mut self) -> Result<PathBuf> {
-        let place = self.checkpoints.step_path(self.step as u64);
-        if self.saved.as_ref().is_some_and(|saved| *saved == place && saved.join(STATE_FILE).is_file()) {
-            return Ok(place);
-        }
-        if let Some(name) = self.policy.first_not_finite()? {
-            bail!("`{name}` has values that are infinite or not a number, which are not worth a checkpoint");
-        }
-        self.metrics.sync()?;
-        let mut extra = BTreeMap::new();
-        if self.skipped_in_a_row > 0 {
-            extra.insert(SKIPPED.to_string(), self.skipped_in_a_row.into());
-        }
-        if let Some(best) = self.best()? {
-            let text =
-                serde_json::json!({"name": best.name, "step": best.step, "pass_at_1": best.pass_at_1.to_string()});
-            extra.insert(BEST.to_string(), text);
-        }
-        let state = State {
-            step: self.step as u64,
-            cycle: self.step.checked_sub(1).map_or(0, |last| self.schedule.cycle(last) as u64),
-            tokens_total: self.tokens_total,
-            seed: self.config.run.seed,
-            settings: changes::lasting(&self.config)?,
-            extra,
-        };
-        let saved = self.checkpoints.save(&state, &|folder| self.policy.save(folder), &self.optimizer)?;
-        self.saved = Some(saved.clone());
-        Ok(saved)
+    /// The best evaluation after the start and before `step`.
+    pub fn best_before(&self, step: usize) -> Result<Option<EvalRow>> {
+        let rows = read_evals(&self.folder)?.into_iter().filter(|row| row.step > 0 && row.step < step);
+        Ok(rows.reduce(|best, row| if row.pass_at_1 > best.pass_at_1 { row } else { best }))
     }
 
     /// Says that something could not be kept that the run can do without.
@@ -212,9 +173,9 @@ impl Run {
         }
     }
 
-    /// Says, once, that rows wait for room, and that they are written again.
+    /// Says, once, that rows or samples wait for room, and that they are written again.
     pub fn say_trouble(&mut self) {
-        let trouble = self.metrics.trouble().map(str::to_owned);
+        let trouble = self.metrics.trouble().or(self.samples.trouble()).map(str::to_owned);
         if trouble == self.said {
             return;
         }
@@ -228,8 +189,9 @@ impl Run {
     /// Writes the report and shows the result.
     pub fn finish(&mut self) -> Result<()> {
         self.screen.finish();
-        let resume = || format!("make room and go on with: trainer --resume {}", self.folder.display());
-        self.metrics.sync().with_context(resume)?;
+        self.wait_for_writing();
+        let resume = format!("make room and go on with: trainer --resume {}", self.folder.display());
+        self.settle().context(resume)?;
         let report = report::write_run_report(&self.folder)?;
         let evals = read_evals(&self.folder)?;
         crate::commands::print(&format!("\n{}\n", report::summary_table(&evals)))?;

@@ -20,6 +20,8 @@ pub struct Ready {
     pub train: Loaded,
     /// What `data.eval` holds.
     pub held_out: Loaded,
+    /// Whether checkpoints are written while the run goes on.
+    pub background: bool,
 }
 
 /// Looks at the policy, the device, the memory, the data, the run's folder and its disk.
@@ -35,13 +37,14 @@ pub fn check(config: Config, folder: &Path, resumes: bool) -> Result<Ready> {
     let found = doctor::policy::find(&config.model.path);
     failures.extend(found.failure);
     failures.extend(doctor::unsupported(&config));
-    let mut config = config;
+    let (mut config, mut background) = (config, false);
     if let Some(shape) = &found.shape {
         failures.extend(doctor::too_long(shape, &config));
         let there = doctor::machine::device_memory(device);
         config = doctor::memory::planned(shape, &config, device, there);
         let need = doctor::memory::estimate(shape, &config, device);
         failures.extend(there.and_then(|there| doctor::shortage(&need, there, &config)));
+        background = doctor::copy::HostCopy::here(shape, &config, device, &need).is_made(&config);
     }
     let need = found.shape.map(|shape| doctor::disk::Need::of(&shape, &config)).unwrap_or_default();
     let disk = doctor::disk::look(folder, &need);
@@ -61,7 +64,7 @@ pub fn check(config: Config, folder: &Path, resumes: bool) -> Result<Ready> {
     let train = load("data.train", &config.data.train, Use::Train);
     let held_out = load("data.eval", &config.data.eval, Use::Evaluate);
     match (train, held_out) {
-        (Some(train), Some(held_out)) if failures.is_empty() => Ok(Ready { config, train, held_out }),
+        (Some(train), Some(held_out)) if failures.is_empty() => Ok(Ready { config, train, held_out, background }),
         _ => Err(UsageError::several(failures).into()),
     }
 }

@@ -1,15 +1,22 @@
 //! Samples kept as text: `rollouts/*.jsonl`, so that a person can read what the policy says at each stage.
 
+#![deny(clippy::indexing_slicing)]
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use super::collect::Batch;
 use crate::checkpoint::write_whole;
 use crate::evaluate::Sample;
 use crate::metrics::read_rows;
 use reward::Problem;
+
+/// The folder of a run that holds them.
+const FOLDER: &str = "rollouts";
 
 /// Steps between kept training rollouts.
 pub const EVERY: usize = 8;
@@ -54,43 +61,113 @@ impl Row {
     }
 }
 
-/// Keeps some rollouts of a training step.
-pub fn rollouts(folder: &Path, step: usize, batch: &Batch) -> Result<()> {
-    let rows: Vec<Row> = batch
-        .groups
-        .iter()
-        .take(GROUPS)
-        .filter(|group| !group.rollouts.is_empty())
-        .map(|group| Row {
-            step,
-            prompt: group.problem.prompt.clone(),
-            response: group.responses[0].clone(),
-            reward: group.rewards[0],
-            finish: group.rollouts[0].finish.name().into(),
-        })
-        .collect();
-    write(folder, &format!("step-{step:06}.jsonl"), &rows)
+/// Writes samples to a run's folder. Those that the disk has no room for wait in memory and are written with the next
+/// ones, so that a disk that was full for a while leaves no gap.
+#[derive(Debug)]
+pub struct Samples {
+    folder: PathBuf,
+    /// Names and contents of the files that wait for room, and why.
+    waiting: VecDeque<(String, String)>,
+    trouble: Option<String>,
 }
 
-/// Keeps some samples of an evaluation.
-pub fn evaluation(folder: &Path, step: usize, name: &str, problems: &[Problem], samples: &[Sample]) -> Result<()> {
-    let rows: Vec<Row> = samples
-        .iter()
-        .filter(|sample| sample.problem < PROBLEMS)
-        .map(|sample| Row {
-            step,
-            prompt: problems[sample.problem].prompt.clone(),
-            response: sample.response.clone(),
-            reward: f64::from(u8::from(sample.verdict.correct)),
-            finish: sample.rollout.finish.name().into(),
-        })
-        .collect();
-    write(folder, &format!("eval-{step:06}-{name}.jsonl"), &rows)
+impl Samples {
+    /// The samples of a run.
+    pub fn new(run: &Path) -> Self {
+        Self { folder: run.join(FOLDER), waiting: VecDeque::new(), trouble: None }
+    }
+
+    /// Keeps some rollouts of a training step.
+    ///
+    /// # Errors
+    /// As [`Samples::write_waiting`].
+    pub fn rollouts(&mut self, step: usize, batch: &Batch) -> Result<()> {
+        let kept = batch.groups.iter().take(GROUPS).filter_map(|group| {
+            let (rollout, response) = (group.rollouts.first()?, group.responses.first()?);
+            Some(Row {
+                step,
+                prompt: group.problem.prompt.clone(),
+                response: response.clone(),
+                reward: *group.rewards.first()?,
+                finish: rollout.finish.name().into(),
+            })
+        });
+        self.keep(format!("step-{step:06}.jsonl"), kept)
+    }
+
+    /// Keeps some samples of an evaluation.
+    ///
+    /// # Errors
+    /// As [`Samples::write_waiting`].
+    pub fn evaluation(&mut self, step: usize, name: &str, problems: &[Problem], samples: &[Sample]) -> Result<()> {
+        let kept = samples.iter().filter(|sample| sample.problem < PROBLEMS).filter_map(|sample| {
+            Some(Row {
+                step,
+                prompt: problems.get(sample.problem)?.prompt.clone(),
+                response: sample.response.clone(),
+                reward: f64::from(u8::from(sample.verdict.correct)),
+                finish: sample.rollout.finish.name().into(),
+            })
+        });
+        self.keep(evaluation_file(step, name), kept)
+    }
+
+    /// Whether the samples of an evaluation are there or wait for room.
+    pub fn has_evaluation(&self, step: usize, name: &str) -> bool {
+        let file = evaluation_file(step, name);
+        self.waiting.iter().any(|(waiting, _)| *waiting == file) || self.folder.join(file).is_file()
+    }
+
+    /// Why samples wait, if any do.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    fn keep(&mut self, name: String, rows: impl Iterator<Item = Row>) -> Result<()> {
+        let mut text = String::new();
+        for row in rows {
+            text.push_str(&serde_json::to_string(&row)?);
+            text.push('\n');
+        }
+        self.waiting.push_back((name, text));
+        self.write_waiting()
+    }
+
+    /// Writes what waits, as far as there is room for it.
+    ///
+    /// # Errors
+    /// A file cannot be written for another reason than that. It is not worth a run, so it does not wait any longer.
+    pub fn write_waiting(&mut self) -> Result<()> {
+        self.trouble = None;
+        while let Some((name, text)) = self.waiting.front() {
+            match write(&self.folder, name, text) {
+                Err(error) if is_for_want_of_room(&error) => {
+                    self.trouble = Some(format!("{error:#}"));
+                    break;
+                }
+                written => {
+                    self.waiting.pop_front();
+                    written?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn evaluation_file(step: usize, name: &str) -> String {
+    format!("eval-{step:06}-{name}.jsonl")
+}
+
+/// Whether a file could not be written because the disk, a quota or a limit on files has no room for it.
+fn is_for_want_of_room(error: &anyhow::Error) -> bool {
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind()))
 }
 
 /// The response to one held-out problem at the first evaluation and at the last: of those that both finished, the first.
 pub fn before_and_after(folder: &Path) -> Result<Option<[Row; 2]>> {
-    let folder = folder.join("rollouts");
+    let folder = folder.join(FOLDER);
     if !folder.is_dir() {
         // A full disk had no room for any.
         return Ok(None);
@@ -105,14 +182,8 @@ pub fn before_and_after(folder: &Path) -> Result<Option<[Row; 2]>> {
     Ok(pairs.find(|pair| finished(pair) && pair.0.step < pair.1.step).map(|(a, b)| [a, b]))
 }
 
-fn write(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {
-    let folder = folder.join("rollouts");
-    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
-    let mut text = String::new();
-    for row in rows {
-        text.push_str(&serde_json::to_string(row)?);
-        text.push('\n');
-    }
+fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     write_whole(&folder.join(name), text.as_bytes())
 }
 
@@ -130,5 +201,29 @@ mod tests {
             finish: "stop".into(),
         };
         assert_eq!(row.shown(), "  a\u{fffd}[2Jb\u{fffd}\n  c\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn samples_wait_for_room_and_for_nothing_else() {
+        let run = tempfile::tempdir().unwrap();
+        let mut samples = Samples::new(run.path());
+        let folder = run.path().join(FOLDER);
+        fs::create_dir(&folder).unwrap();
+        let row = |step| Row { step, prompt: "?".into(), response: "!".into(), reward: 1.0, finish: "stop".into() };
+        // Every write to this device fails for want of room. The link is gone after the first.
+        std::os::unix::fs::symlink("/dev/full", folder.join("eval-000001-a.jsonl.tmp")).unwrap();
+        samples.keep(evaluation_file(1, "a"), [row(1)].into_iter()).unwrap();
+        assert!(samples.trouble().unwrap().contains("eval-000001-a.jsonl: cannot write"), "{:?}", samples.trouble());
+        assert!(samples.has_evaluation(1, "a") && !folder.join("eval-000001-a.jsonl").exists());
+        samples.keep(evaluation_file(2, "b"), [row(2)].into_iter()).unwrap();
+        assert_eq!(samples.trouble(), None);
+        for (step, name) in [(1, "a"), (2, "b")] {
+            assert_eq!(read_rows::<Row>(&folder.join(evaluation_file(step, name))).unwrap(), [row(step)]);
+        }
+        // A folder is in the way: no room will mend that.
+        fs::create_dir(folder.join("eval-000003-c.jsonl.tmp")).unwrap();
+        assert!(samples.keep(evaluation_file(3, "c"), [row(3)].into_iter()).is_err());
+        assert!(samples.trouble().is_none() && !samples.has_evaluation(3, "c"));
     }
 }

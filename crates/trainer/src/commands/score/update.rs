@@ -1,5 +1,7 @@
 //! `trainer score --update`: one training step on recorded rollouts, so that it can be compared with another program's.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -140,7 +142,7 @@ fn add(row: Row, groups: &mut Vec<Recorded>) -> Result<(), String> {
         groups.push(Recorded { name, prompt, rollouts: Vec::new(), rewards: Vec::new(), kept: Vec::new() });
         groups.len() - 1
     });
-    let group = &mut groups[index];
+    let group = groups.get_mut(index).ok_or("a group that is not there")?;
     if group.prompt != prompt {
         return Err(format!("the rows of group {name} have different prompts"));
     }
