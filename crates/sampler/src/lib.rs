@@ -4,14 +4,17 @@
 //! continuous batching; it knows tokens and a budget, not answers.
 
 mod batch;
+mod ending;
 mod engine;
 mod local;
 pub mod pick;
 mod prefix;
 mod rollout;
+mod times;
 
+pub use ending::{Ending, Endings};
 pub use engine::{Control, Engine, Error, Request, Result, Sampled};
-pub use local::{Limits, Local, Work};
+pub use local::{Batching, Limits, Local, Work};
 pub use model::decode::Compute;
 pub use pick::Sampling;
-pub use rollout::{Finish, Rollout};
+pub use rollout::{Finish, Rollout, Times};

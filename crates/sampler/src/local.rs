@@ -7,6 +7,7 @@ use crate::rollout::Rollout;
 use model::Qwen2;
 use model::cache::{Pool, blocks_for};
 use model::decode::{Compute, Decoder, Workspace};
+use std::time::Instant;
 
 /// What the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,22 @@ pub struct Limits {
     pub max_rows: usize,
     /// Bytes of the key-value cache; `None` takes what `max_rows` need.
     pub cache_bytes: Option<u64>,
+}
+
+/// How requests share rows and cache. Both are on but where one is to be measured against its absence: what is sampled
+/// does not depend on them, and without them it takes longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// A row that has finished is replaced at once; otherwise when all rows of its batch have finished.
+    pub continuous: bool,
+    /// Prompts that begin alike are computed once and share blocks; otherwise each request computes its own.
+    pub sharing: bool,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { continuous: true, sharing: true }
+    }
 }
 
 /// What a call of [`Engine::generate`] took.
@@ -33,6 +50,7 @@ pub struct Work {
 /// Continuous batching on this machine's CPU.
 pub struct Local {
     limits: Limits,
+    batching: Batching,
     compute: Compute,
     decoder: Option<Decoder>,
     version: u64,
@@ -44,8 +62,14 @@ pub struct Local {
 impl Local {
     /// An engine without weights yet, whose products are computed in `compute`.
     pub fn new(limits: Limits, compute: Compute) -> Self {
-        let (decoder, pool, workspace, work) = Default::default();
-        Self { limits, compute, decoder, version: 0, pool, workspace, work }
+        let (batching, decoder, pool, workspace, work) = Default::default();
+        Self { limits, batching, compute, decoder, version: 0, pool, workspace, work }
+    }
+
+    /// The same engine with other batching.
+    pub fn with_batching(mut self, batching: Batching) -> Self {
+        self.batching = batching;
+        self
     }
 
     /// What the last call of [`Engine::generate`] took.
@@ -102,6 +126,7 @@ impl Engine for Local {
         sampling: &Sampling,
         watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>> {
+        let started = Instant::now();
         if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
             return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
         }
@@ -112,10 +137,13 @@ impl Engine for Local {
             workspace: &mut self.workspace,
             sampling,
             max_rows: self.limits.max_rows,
+            batching: self.batching,
+            started,
             weight_version: self.version,
         };
         let outcome = Batch::new(tools, requests).run(watch);
-        self.pool = Some(pool);
+        // Where rows were dropped halfway their blocks are gone with them.
+        self.pool = outcome.is_ok().then_some(pool);
         let (rollouts, work) = outcome?;
         self.work = work;
         Ok(rollouts)

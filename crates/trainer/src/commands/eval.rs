@@ -76,7 +76,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let settings = Settings {
         samples: args.samples,
         max_tokens,
-        sampling: ready::sampling(&args.sampling, &policy.text),
+        sampling: ready::sampling(&args.sampling, &policy.text)?,
         seed: args.sampling.seed,
         extraction: reward::Policy { fallback: Fallback::Standard, ..extraction(&policy.text)? },
     };
@@ -213,14 +213,20 @@ fn write_rows(out: &mut impl Write, problems: &[Problem], samples: &[Sample], ea
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampler::{Finish, Rollout};
+    use sampler::{Finish, Rollout, Times};
 
     fn sample(response: &str) -> Sample {
         let policy = reward::Policy::default();
         Sample {
             problem: 0,
             response: response.into(),
-            rollout: Rollout { tokens: vec![1], log_probs: vec![0.0], finish: Finish::Stop, weight_version: 1 },
+            rollout: Rollout {
+                tokens: vec![1],
+                log_probs: vec![0.0],
+                finish: Finish::Stop,
+                weight_version: 1,
+                times: Times::default(),
+            },
             verdict: reward::grade(VerifierKind::Math, "1/2", response, &policy),
         }
     }

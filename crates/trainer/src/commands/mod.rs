@@ -13,7 +13,6 @@ mod report;
 mod schedule;
 mod score;
 mod sft;
-mod stream;
 mod train;
 
 use std::ffi::OsString;

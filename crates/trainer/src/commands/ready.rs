@@ -13,7 +13,7 @@ use crate::commands::UsageError;
 use crate::config::{DeviceChoice, Dtype};
 use crate::data::{self, Problems, Reading, Use};
 use crate::doctor;
-use crate::policy::{Policy, open_device};
+use crate::policy::{self, Policy, open_device};
 
 /// Rows decoded at once, where memory allows: past this many, the embedded policy gets no faster.
 const MAX_ROWS: usize = 192;
@@ -77,8 +77,11 @@ pub(super) fn problems(name: &str, limit: Option<usize>) -> Result<Vec<reward::P
 }
 
 /// How tokens are drawn.
-pub(super) fn sampling(args: &SamplingArgs, text: &Text) -> Sampling {
-    Sampling { top_p: args.top_p, ..Sampling::at(args.temperature, text.stop_tokens()) }
+///
+/// # Errors
+/// [`UsageError`] when `--stop` has a text that cannot end a response.
+pub(super) fn sampling(args: &SamplingArgs, text: &Text) -> Result<Sampling> {
+    Ok(Sampling { top_p: args.top_p, ..policy::sampling(text, args.temperature, &args.stop)? })
 }
 
 /// The budget of responses to prompts of at most `longest_prompt` tokens: `--max-tokens`, or what the model's

@@ -232,6 +232,8 @@ pub struct Sampler {
     pub top_p: f64,
     /// Sample from this many of the likeliest tokens; 0 is off.
     pub top_k: usize,
+    /// Texts that end a response, beside the model's stop tokens; they stay in it, and evaluations have them too.
+    pub stop: Vec<String>,
     /// What the products of generation are computed in, on the CPU. In bf16 they take half the time where the CPU
     /// multiplies bf16, and the log-probs differ a little from those of training.
     pub compute: Dtype,

@@ -1,7 +1,7 @@
 //! What is due between steps: checkpoints, their names, evaluations; and the end of a run.
 
 use anyhow::{Context, Result, bail};
-use sampler::{Engine, Sampling};
+use sampler::Engine;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::{changes, interrupt, record};
 use crate::checkpoint::{STATE_FILE, State};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{EvalRow, read_evals};
-use crate::report;
+use crate::{policy, report};
 
 /// What a checkpoint remembers beside the counters: updates skipped in a row, and the best evaluation so far.
 pub const SKIPPED: &str = "skipped_in_a_row";
@@ -111,7 +111,7 @@ impl Run {
     pub fn evaluate(&mut self, name: &str) -> Result<()> {
         self.screen.evaluating(name);
         let config = &self.config.evaluate;
-        let mut sampling = Sampling::at(config.temperature, self.policy.text.stop_tokens());
+        let mut sampling = policy::sampling(&self.policy.text, config.temperature, &self.config.sampler.stop)?;
         sampling.top_p = config.top_p;
         let settings = Settings {
             samples: config.samples,
