@@ -117,6 +117,9 @@ pub struct SamplingArgs {
     /// Sample from the fewest tokens that hold this share of the probability
     #[arg(long, value_name = "P", default_value = "1", value_parser = nucleus, allow_negative_numbers = true)]
     pub top_p: f64,
+    /// End a response with this text, beside the model's stop tokens; it stays in the response; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
     /// The seed of the samples
     #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub seed: u64,
@@ -248,15 +251,33 @@ pub struct BenchArgs {
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     #[allow(missing_docs, reason = "clap would take a doc comment for the help, which is shared")]
     pub model: String,
-    /// Rows at once
+    /// Responses, all at once unless --rows says otherwise
     #[arg(long, value_name = "B", default_value = "32", value_parser = count, allow_negative_numbers = true)]
     pub batch: usize,
     /// Tokens of each prompt
     #[arg(long, value_name = "P", default_value = "32", value_parser = count, allow_negative_numbers = true)]
     pub prompt_tokens: usize,
-    /// Tokens of each response
+    /// Tokens of each response; with --lengths, of the longest
     #[arg(long, value_name = "N", default_value = "256", value_parser = count, allow_negative_numbers = true)]
     pub new_tokens: usize,
+    /// Tokens of each response one by one: `lognormal:MEDIAN:SIGMA`, which has a long tail, or a file with a number a line
+    #[arg(long, value_name = "SHAPE|FILE")]
+    pub lengths: Option<String>,
+    /// Of rollouts: rows decoded at once; as many as responses when absent
+    #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
+    pub rows: Option<usize>,
+    /// Of rollouts: so many responses behind each other have the same prompt
+    #[arg(long, value_name = "G", default_value = "1", value_parser = count, allow_negative_numbers = true)]
+    pub group: usize,
+    /// Of rollouts: compute each prompt anew for each response, to see what sharing gains
+    #[arg(long)]
+    pub no_sharing: bool,
+    /// Of rollouts: replace rows when all have finished, to see what replacing them at once gains
+    #[arg(long)]
+    pub static_batch: bool,
+    /// Of updates: pad sequences to the longest of their micro-batch, to see what packing gains
+    #[arg(long)]
+    pub padded: bool,
     /// What the policy's matrices are kept in, and, on the CPU, rollouts are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
