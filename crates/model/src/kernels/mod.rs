@@ -5,12 +5,18 @@
 //! the number of threads*, so that a run is bit-identical at one thread and at many.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_attention;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_attention;
 pub mod decode_attention;
 pub mod gemm;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod packed;
 mod product;
 pub mod weights;
