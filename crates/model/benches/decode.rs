@@ -13,6 +13,7 @@ use half::bf16;
 use model::cache::{LANES, Pool, Sequence, blocks_for};
 use model::decode::{Compute, Decoder, Span, Workspace};
 use model::kernels::decode_attention::Seen;
+use model::kernels::int8::Int8;
 use model::kernels::packed::Packed;
 use model::{Config, Qwen2, embedded, init};
 
@@ -33,26 +34,33 @@ enum Kept {
     Widened,
     /// bf16, and so are inputs.
     Bf16,
+    /// Eight bits, and so are inputs.
+    Int8,
 }
 
 /// Rows of the gate and up projections of a 0.5B model's block, and of the embedded policy's.
 #[divan::bench(
     args = [1, 8, 64],
     consts = [128, 896],
-    types = [KeptF32, KeptWidened, KeptBf16],
+    types = [KeptF32, KeptWidened, KeptBf16, KeptInt8],
     sample_count = 20,
 )]
 fn product<T: Keep, const K: usize>(bencher: Bencher, rows: usize) {
     let out = if K == 128 { 768 } else { 9728 };
     let w = values(out * K, 1.0);
     let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
+    let (x, mut y) = (values(rows * K, 2.0), vec![0.0; rows * out]);
+    let bencher = bencher.counter(ItemsCount::new(rows * K * out));
     let packed = match T::KEPT {
         Kept::F32 => Packed::stack(&[&w[..]], K),
         Kept::Widened => Packed::stack_narrow(&[&narrow[..]], K),
         Kept::Bf16 => Packed::stack_pairs(&[&narrow[..]], K),
+        Kept::Int8 => {
+            let packed = Int8::stack(&[&narrow[..]], K);
+            return bencher.bench_local(|| packed.matmul(black_box(&x), &mut y));
+        }
     };
-    let (x, mut y) = (values(rows * K, 2.0), vec![0.0; rows * out]);
-    bencher.counter(ItemsCount::new(rows * K * out)).bench_local(|| packed.matmul(black_box(&x), &mut y));
+    bencher.bench_local(|| packed.matmul(black_box(&x), &mut y));
 }
 
 trait Keep {
@@ -61,6 +69,7 @@ trait Keep {
 struct KeptF32;
 struct KeptWidened;
 struct KeptBf16;
+struct KeptInt8;
 impl Keep for KeptF32 {
     const KEPT: Kept = Kept::F32;
 }
@@ -69,6 +78,9 @@ impl Keep for KeptWidened {
 }
 impl Keep for KeptBf16 {
     const KEPT: Kept = Kept::Bf16;
+}
+impl Keep for KeptInt8 {
+    const KEPT: Kept = Kept::Int8;
 }
 
 /// One head of keys and values, with as many queries as the embedded policy has for it, and a 0.5B model.

@@ -8,10 +8,9 @@ use crate::cache::{LANES, Part, Sequence};
 use crate::config::Config;
 use crate::error::{Error, Result};
 pub use crate::kernels::packed::Compute;
-use crate::kernels::packed::Packed;
 use crate::kernels::{for_each_chunk, math, may_fork, vectorized};
 use crate::ops::{Heads, RopeTable};
-use crate::packed_model::{PackedProjection, Rows, bias, pack, values};
+use crate::packed_model::{Matrix, PackedProjection, Rows, bias, pack_head, values};
 use crate::qwen2::{Projection, Qwen2};
 use candle_core::DType;
 use rayon::prelude::*;
@@ -42,7 +41,7 @@ pub struct Decoder {
     embedding: Rows,
     layers: Vec<PackedLayer>,
     norm: Vec<f32>,
-    head: Packed,
+    head: Matrix,
     rope: RopeTable,
     /// Of the packed matrices.
     bytes: usize,
@@ -89,7 +88,7 @@ impl Decoder {
                 })
             })
             .collect::<Result<_>>()?;
-        let head = pack(&[model.head_weight()], compute)?;
+        let head = pack_head(model.head_weight(), compute)?;
         let projections = layers.iter().flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
         Ok(Self {
             bytes: head.bytes() + projections.map(PackedProjection::bytes).sum::<usize>(),

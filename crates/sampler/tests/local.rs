@@ -98,6 +98,24 @@ fn log_probs_are_those_that_training_computes() {
 }
 
 #[test]
+fn rounded_products_sample_the_same_in_any_batch_too() {
+    let (model, prompts) = (policy(), prompts());
+    let requests = &requests(&prompts)[..200];
+    let run = |compute, rows, threads| {
+        let mut engine = Local::new(Limits { max_rows: rows, cache_bytes: None }, compute);
+        engine.load_weights(&model).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| generate(&mut engine, requests))
+    };
+    let exact = run(Compute::F32, 64, 1);
+    for compute in [Compute::Bf16, Compute::Int8] {
+        let want = run(compute, 64, 1);
+        assert!(want == run(compute, 7, 2), "{compute:?}");
+        assert!(want != exact, "{compute:?} is f32");
+    }
+}
+
+#[test]
 fn a_response_ends_at_its_budget_or_behind_a_stop_token() {
     let (model, prompts) = (policy(), prompts());
     let requests = requests(&prompts);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use sampler::Compute;
 
 use crate::config::{DeviceChoice, Dtype, Overrides};
 
@@ -143,6 +144,9 @@ pub struct EvalArgs {
     /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// What the products of responses are computed in on the CPU (f32, bf16, int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -173,6 +177,9 @@ pub struct GenerateArgs {
     /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// What the products of responses are computed in on the CPU (f32, bf16, int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -281,6 +288,9 @@ pub struct BenchArgs {
     /// What the policy's matrices are kept in, and, on the CPU, rollouts are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// Of rollouts: what products are computed in on the CPU (f32, bf16, int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// Train adapters of this rank for every projection, the weights frozen
     #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
     pub lora_rank: Option<usize>,
@@ -373,6 +383,13 @@ fn count(text: &str) -> Result<usize, String> {
         Ok(number) if number >= 1 => Ok(number),
         _ => Err("must be a whole number, at least 1".into()),
     }
+}
+
+fn compute(text: &str) -> Result<Compute, String> {
+    [("f32", Compute::F32), ("bf16", Compute::Bf16), ("int8", Compute::Int8)]
+        .into_iter()
+        .find_map(|(name, compute)| (name == text).then_some(compute))
+        .ok_or_else(|| "must be f32, bf16 or int8".into())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

@@ -12,8 +12,11 @@ mod avx2_attention;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512_int8;
 pub mod decode_attention;
 pub mod gemm;
+pub mod int8;
 pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;

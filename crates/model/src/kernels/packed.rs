@@ -26,6 +26,9 @@ pub enum Compute {
     F32,
     /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
     Bf16,
+    /// Of generation alone: weights of blocks are rounded to eight bits by output, inputs by row ([`super::int8`]); the head is
+    /// in bf16.
+    Int8,
 }
 
 /// A matrix `w: [out, k]` packed for `y = x w^T`.

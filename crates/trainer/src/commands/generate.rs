@@ -96,7 +96,7 @@ fn sample(
             Control::Stop
         }
     };
-    let mut engine = ready::engine(policy, longest + max_new_tokens, args.dtype)?;
+    let mut engine = ready::engine(policy, longest + max_new_tokens, args.compute.unwrap_or(args.dtype.into()))?;
     let rollouts = engine.generate(&requests, &ready::sampling(&args.sampling, &policy.text)?, &mut watch);
     match failure {
         Some(error) => Err(error),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use model::cache::{Pool, blocks_for};
 use model::{Source, Text};
-use sampler::{Engine, Limits, Local, Sampling};
+use sampler::{Compute, Engine, Limits, Local, Sampling};
 
 use crate::checkpoint;
 use crate::cli::SamplingArgs;
@@ -116,10 +116,10 @@ fn generation_limit(policy: &Policy) -> Result<Option<usize>> {
 ///
 /// # Errors
 /// When the engine cannot hold the weights.
-pub(super) fn engine(policy: &Policy, capacity: usize, compute: Dtype) -> Result<Local> {
+pub(super) fn engine(policy: &Policy, capacity: usize, compute: Compute) -> Result<Local> {
     let one_row = (Pool::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
     let cache_bytes = Some((doctor::machine::memory().available / 2).max(one_row));
-    let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute.into());
+    let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute);
     engine.load_weights(&policy.model)?;
     Ok(engine)
 }

@@ -235,8 +235,8 @@ pub struct Sampler {
     /// Texts that end a response, beside the model's stop tokens; they stay in it, and evaluations have them too.
     pub stop: Vec<String>,
     /// What the products of generation are computed in, on the CPU. In bf16 they take half the time where the CPU
-    /// multiplies bf16, and the log-probs differ a little from those of training.
-    pub compute: Dtype,
+    /// multiplies bf16, in eight bits (`int8`) a quarter, and the log-probs differ from those of training.
+    pub compute: Compute,
     /// Rows decoded at once, at least 1.
     pub max_rows: usize,
     /// What the key-value cache may take, such as `4GiB`; none lets the sampler take what `max_rows` need.

@@ -4,6 +4,8 @@ use model::config::Config as Shape;
 use model::lora;
 use model::ops::head_tokens_at_once;
 
+use sampler::Compute;
+
 use super::machine::Memory;
 use crate::config::{Config, Dtype};
 
@@ -118,7 +120,7 @@ fn activations(shape: &Shape, recompute: bool) -> u64 {
 ///
 /// | part | bytes |
 /// | --- | --- |
-/// | sampler's packed copy | `w P` |
+/// | sampler's packed copy | `w P`; in eight bits `P + V h` |
 /// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` |
 /// | logits of a step of generation | `4 · rows · V` |
 /// | key-value cache | `4 · rows · (prompt + largest budget) · 2 n k`, at most `sampler.cache_memory` |
@@ -133,8 +135,17 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
     });
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
-    let packed = if config.sampler.compute == Dtype::Bf16 { BF16 } else { width };
-    need.add("sampler's copy", packed * parameters, format!("parameters x {packed}, packed for generation"));
+    match config.sampler.compute {
+        // The head stays in bf16.
+        Compute::Int8 => {
+            let head = (shape.vocab_size * shape.hidden_size) as u64;
+            need.add("sampler's copy", parameters + head, "a byte a parameter, two in the head, packed for generation");
+        }
+        compute => {
+            let packed = if compute == Compute::Bf16 { BF16 } else { width };
+            need.add("sampler's copy", packed * parameters, format!("parameters x {packed}, packed for generation"));
+        }
+    }
     if config.reference.is_used() && lora.is_none() {
         let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };
         need.add("reference", width * parameters, format!("parameters x {width} (reference.track above 0)"));

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use model::PackedBatch;
-use sampler::{Batching, Control, Engine, Limits, Local, Request, Rollout, Sampling, Times};
+use sampler::{Batching, Compute, Control, Engine, Limits, Local, Request, Rollout, Sampling, Times};
 use serde::Serialize;
 
 use super::timing::{median, percentile, repeat};
@@ -28,6 +28,8 @@ pub(super) struct Found {
 /// response waits for a row is in them.
 #[derive(Serialize)]
 pub(super) struct Figures {
+    /// What products were computed in.
+    compute: Compute,
     /// Rows at once.
     rows: usize,
     /// Samples of each prompt.
@@ -64,7 +66,8 @@ pub(super) fn run(args: &BenchArgs, policy: &Policy) -> Result<Found> {
     let lengths = lengths(args)?;
     let limits = Limits { max_rows: args.rows.unwrap_or(args.batch), cache_bytes: None };
     let batching = Batching { continuous: !args.static_batch, sharing: !args.no_sharing };
-    let mut engine = Local::new(limits, args.dtype.into()).with_batching(batching);
+    let compute = args.compute.unwrap_or(args.dtype.into());
+    let mut engine = Local::new(limits, compute).with_batching(batching);
     engine.load_weights(&policy.model)?;
     let requests: Vec<Request> = lengths
         .iter()
@@ -81,6 +84,7 @@ pub(super) fn run(args: &BenchArgs, policy: &Policy) -> Result<Found> {
     let times = |of: fn(&Times) -> f64| rollouts.iter().map(|r| of(&r.times)).collect::<Vec<f64>>();
     let (latency, first, admitted) = (times(|t| t.finished), times(|t| t.first_token), times(|t| t.admitted));
     let figures = Figures {
+        compute,
         rows: limits.max_rows,
         group: args.group,
         sharing: batching.sharing,

@@ -1,0 +1,278 @@
+//! Weights rounded to eight bits for generation, and the product with rows that are rounded on the way.
+//!
+//! Each output's weights have a scale, and so has each row of the input: with `q = round(127 v / max |v|)` of both,
+//! `y = s_x s_w sum_k q_x q_w`, where `s = max |v| / 127` (symmetric, per channel and dynamic per row; Jacob et al. 2018, arXiv
+//! 1712.05877, section 2). Sums are exact integers, so every form gives the same bits, and a row's result never depends
+//! on the other rows.
+
+use super::packed::PANEL;
+use super::weights::Element;
+use super::{math, vectorized};
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Neighbours of `k` that lie together: what one instruction multiplies and adds.
+pub(super) const GROUP: usize = 4;
+
+/// What is added to a rounded input, so that it has no sign: the instruction takes unsigned by signed numbers.
+const OFFSET: i32 = 128;
+
+/// Multiplications of one product from which on the threads share it.
+const SHARED: usize = 1 << 22;
+
+/// A matrix `w: [out, k]` for `y = x w^T`.
+pub struct Int8 {
+    out: usize,
+    k: usize,
+    /// `[ceil(out / PANEL), ceil(k / GROUP), PANEL, GROUP]`, zeros beyond `out` and `k`.
+    panels: Vec<i8>,
+    /// `s_w`, `[out]`.
+    scales: Vec<f32>,
+    /// `OFFSET sum_k q_w`, which the offset of the input adds to a sum; `[ceil(out / PANEL), PANEL]`.
+    offsets: Vec<i32>,
+}
+
+/// Rows of an input, rounded.
+struct Rounded {
+    /// `[rows, ceil(k / GROUP), GROUP]`: `q_x + OFFSET`, four to a word, zeros beyond `k`.
+    words: Vec<u32>,
+    /// `s_x`, `[rows]`.
+    scales: Vec<f32>,
+}
+
+impl Int8 {
+    /// Rounds and packs row-major matrices `[out_i, k]`, stacked one under the other.
+    ///
+    /// # Panics
+    /// When a matrix is not a whole number of rows of `k`.
+    pub fn stack<T: Element>(parts: &[&[T]], k: usize) -> Self {
+        let rows: Vec<&[T]> = parts
+            .iter()
+            .flat_map(|part| {
+                assert_eq!(part.len() % k, 0, "a packed part is not whole rows");
+                part.chunks_exact(k)
+            })
+            .collect();
+        let size = k.next_multiple_of(GROUP) * PANEL;
+        let mut panels = vec![0; rows.len().div_ceil(PANEL) * size];
+        let mut offsets = vec![0; rows.len().div_ceil(PANEL) * PANEL];
+        let mut scales = vec![0.0; rows.len()];
+        for (out, row) in rows.iter().enumerate() {
+            let wide: Vec<f32> = row.iter().map(|w| w.widen()).collect();
+            let (scale, inverse) = scale(&wide);
+            scales[out] = scale;
+            let panel = &mut panels[out / PANEL * size..][..size];
+            for (depth, &w) in wide.iter().enumerate() {
+                let q = round(w, inverse);
+                panel[(depth / GROUP * PANEL + out % PANEL) * GROUP + depth % GROUP] = q as i8;
+                offsets[out] += OFFSET * q;
+            }
+        }
+        Self { out: rows.len(), k, panels, scales, offsets }
+    }
+
+    /// Outputs of the product.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// The packed matrix's bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.panels.as_slice()) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
+    }
+
+    /// `y[m, out] = x[m, k] w^T`, both row-major; over the thread pool where that helps.
+    ///
+    /// # Panics
+    /// When `x` or `y` is not `m` rows.
+    pub fn matmul(&self, x: &[f32], y: &mut [f32]) {
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == m * self.out, "a product of wrong shapes");
+        let x = Rounded::new(x, self.k);
+        let panels = self.out.div_ceil(PANEL);
+        let share = if super::may_fork() && m * self.k * self.out >= SHARED {
+            panels.div_ceil(4 * rayon::current_num_threads())
+        } else {
+            panels
+        };
+        let y = Shared(y.as_mut_ptr(), PhantomData);
+        let run = |start: usize| {
+            // SAFETY: each task makes other panels' outputs, which lie in other columns of `y`, which has `m` rows.
+            unsafe { self.panels(start..panels.min(start + share), &x, y) };
+        };
+        if share < panels {
+            (0..panels.div_ceil(share)).into_par_iter().for_each(|task| run(task * share));
+        } else if m > 0 {
+            run(0);
+        }
+    }
+
+    /// Makes the outputs of some panels, of every row.
+    ///
+    /// # Safety
+    /// `y` has `out` elements for every row of `x`, and nobody else reads or writes those of these panels.
+    unsafe fn panels(&self, range: Range<usize>, x: &Rounded, y: Shared) {
+        let groups = self.k.div_ceil(GROUP);
+        let mut sums = vec![[0i32; PANEL]; x.scales.len()];
+        for p in range {
+            let panel = &self.panels[p * groups * PANEL * GROUP..(p + 1) * groups * PANEL * GROUP];
+            multiply(&x.words, panel, &mut sums);
+            let first = p * PANEL;
+            let width = PANEL.min(self.out - first);
+            let (scales, offsets) = (&self.scales[first..first + width], &self.offsets[first..first + width]);
+            for (row, (sums, &scale)) in sums.iter().zip(&x.scales).enumerate() {
+                // SAFETY: as the caller vouches.
+                let y = unsafe { std::slice::from_raw_parts_mut(y.0.wrapping_add(row * self.out + first), width) };
+                vectorized!({
+                    for (((y, &sum), &offset), &w) in y.iter_mut().zip(sums).zip(offsets).zip(scales) {
+                        *y = (sum - offset) as f32 * (scale * w);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The output, written by several threads in columns of their own.
+#[derive(Clone, Copy)]
+struct Shared<'a>(*mut f32, PhantomData<&'a mut [f32]>);
+
+// SAFETY: [`Int8::panels`] is called for each panel once, and panels are disjoint columns.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl Rounded {
+    fn new(x: &[f32], k: usize) -> Self {
+        let groups = k.div_ceil(GROUP);
+        let rows = x.len() / k;
+        let (mut words, mut scales) = (vec![0; rows * groups], vec![0.0; rows]);
+        let rows = x.chunks_exact(k).zip(words.chunks_exact_mut(groups)).zip(&mut scales);
+        for ((x, words), row_scale) in rows {
+            vectorized!({
+                let (scale, inverse) = scale(x);
+                *row_scale = scale;
+                for (word, x) in words.iter_mut().zip(x.chunks(GROUP)) {
+                    let mut bytes = [0u8; GROUP];
+                    for (byte, &x) in bytes.iter_mut().zip(x) {
+                        *byte = round(x, inverse).wrapping_add(OFFSET) as u8;
+                    }
+                    *word = u32::from_le_bytes(bytes);
+                }
+            });
+        }
+        Self { words, scales }
+    }
+}
+
+/// `max |v| / 127`, and what a value is multiplied with to be rounded; zeros of a row of zeros. Where a value is not finite
+/// the scale is not a number, so that what comes of the row is none either.
+#[inline(always)]
+fn scale(values: &[f32]) -> (f32, f32) {
+    let largest = values.iter().fold(0.0f32, |largest, v| if v.abs() > largest { v.abs() } else { largest });
+    let finite = math::sum_by(values, |v| v - v);
+    if largest > 0.0 { (largest / 127.0 + finite, 127.0 / largest) } else { (finite, 0.0) }
+}
+
+/// The nearest whole number to `value * inverse`, ties to even.
+#[inline(always)]
+fn round(value: f32, inverse: f32) -> i32 {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    ((value * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// `sums[row] = sum_g words[row, g] · panel[g]`: unsigned bytes of the input by signed ones of the weights.
+fn multiply(words: &[u32], panel: &[i8], sums: &mut [[i32; PANEL]]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+        // SAFETY: the CPU has the instructions.
+        unsafe { super::avx512_int8::multiply(words, panel, sums) };
+        return;
+    }
+    multiply_generic(words, panel, sums);
+}
+
+fn multiply_generic(words: &[u32], panel: &[i8], sums: &mut [[i32; PANEL]]) {
+    let groups = panel.len() / (PANEL * GROUP);
+    vectorized!({
+        for (words, sums) in words.chunks_exact(groups).zip(sums.iter_mut()) {
+            let mut total = [0i32; PANEL];
+            for (word, weights) in words.iter().zip(panel.chunks_exact(PANEL * GROUP)) {
+                let x = word.to_le_bytes().map(i32::from);
+                for (total, w) in total.iter_mut().zip(weights.as_chunks::<GROUP>().0) {
+                    *total += (0..GROUP).map(|i| x[i] * i32::from(w[i])).sum::<i32>();
+                }
+            }
+            *sums = total;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i as f32 + seed) * 0.37).sin() * (1.0 + i as f32 * 0.01)).collect()
+    }
+
+    #[test]
+    fn equals_the_product_of_what_was_rounded() {
+        for (m, k, out) in [(1, 1, 1), (3, 71, 45), (8, 64, 32), (17, 130, 100), (40, 300, 400)] {
+            let (x, w) = (values(m * k, 2.0), values(out * k, 5.0));
+            let matrix = Int8::stack(&[&w[..k], &w[k..]], k);
+            let mut y = vec![0.0; m * out];
+            matrix.matmul(&x, &mut y);
+            let whole = |v: &[f32]| {
+                let scale = f64::from(v.iter().fold(0.0f32, |a, v| a.max(v.abs()))) / 127.0;
+                (v.iter().map(|v| (f64::from(*v) / scale).round_ties_even()).collect::<Vec<f64>>(), scale)
+            };
+            let mut far = 0.0f64;
+            for (x, y) in x.chunks_exact(k).zip(y.chunks_exact(out)) {
+                let (x, sx) = whole(x);
+                for (w, y) in w.chunks_exact(k).zip(y) {
+                    let (w, sw) = whole(w);
+                    let want = x.iter().zip(&w).map(|(x, w)| x * w).sum::<f64>() * sx * sw;
+                    let size = x.iter().zip(&w).map(|(x, w)| (x * w).abs()).sum::<f64>() * sx * sw;
+                    far = far.max((f64::from(*y) - want).abs() / size.max(1e-9));
+                }
+            }
+            // A value in the middle between two may go either way: one part in a hundred of one product.
+            assert!(far < 2e-2 / (k as f64).sqrt(), "[{m}, {k}] x [{out}]: off by {far}");
+        }
+    }
+
+    #[test]
+    fn every_form_gives_the_same_sums_and_rows_ignore_each_other() {
+        let (m, k, out) = (19, 77, 70);
+        let (x, w) = (values(m * k, 2.0), values(out * k, 5.0));
+        let matrix = Int8::stack(&[&w[..]], k);
+        let rounded = Rounded::new(&x, k);
+        let size = k.div_ceil(GROUP) * PANEL * GROUP;
+        let (mut fast, mut generic) = (vec![[0; PANEL]; m], vec![[0; PANEL]; m]);
+        for panel in matrix.panels.chunks_exact(size) {
+            multiply(&rounded.words, panel, &mut fast);
+            multiply_generic(&rounded.words, panel, &mut generic);
+            assert_eq!(fast, generic);
+        }
+        let (mut all, mut alone) = (vec![0.0; m * out], vec![0.0; out]);
+        matrix.matmul(&x, &mut all);
+        for (x, want) in x.chunks_exact(k).zip(all.chunks_exact(out)) {
+            matrix.matmul(x, &mut alone);
+            assert_eq!(alone, want);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_stays_so_and_a_row_of_zeros_is_zero() {
+        let (k, w) = (9, values(9 * 40, 1.0));
+        let matrix = Int8::stack(&[&w[..]], k);
+        let mut y = vec![1.0; 3 * 40];
+        let mut x = vec![0.0; 3 * k];
+        (x[k], x[2 * k + 4]) = (f32::NAN, f32::INFINITY);
+        matrix.matmul(&x, &mut y);
+        assert!(y[..40].iter().all(|y| *y == 0.0) && y[40..].iter().all(|y| !y.is_finite()), "{y:?}");
+    }
+}
