@@ -79,12 +79,13 @@ fn score<const B: usize, const G: usize>(seen: &Seen, queries: &[f32], first: us
     for d in 0..dim {
         // SAFETY: each query is `[dim]` and `d < dim`.
         let q: [__m256; G] = std::array::from_fn(|g| _mm256_set1_ps(unsafe { *queries[g].as_ptr().wrapping_add(d) }));
-        for b in 0..B {
-            for v in 0..VECTORS {
-                // SAFETY: `keys` are `[dim, LANES]`, `d < dim`, and a row has `VECTORS` registers.
-                let key = unsafe { _mm256_loadu_ps(keys[b].as_ptr().wrapping_add(d * LANES + v * WIDTH)) };
-                for g in 0..G {
-                    sums[g][b][v] = _mm256_fmadd_ps(q[g], key, sums[g][b][v]);
+        for (b, keys) in keys.iter().enumerate() {
+            // SAFETY: `keys` are `[dim, LANES]`, `d < dim`, and a row has `VECTORS` registers.
+            let key: [__m256; VECTORS] =
+                unsafe { std::array::from_fn(|v| _mm256_loadu_ps(keys.as_ptr().wrapping_add(d * LANES + v * WIDTH))) };
+            for (sums, q) in sums.iter_mut().zip(q) {
+                for (sum, key) in sums[b].iter_mut().zip(key) {
+                    *sum = _mm256_fmadd_ps(q, key, *sum);
                 }
             }
         }

@@ -26,8 +26,7 @@ pub enum Compute {
     F32,
     /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
     Bf16,
-    /// Of generation alone: weights of blocks are rounded to eight bits by output, inputs by row ([`super::int8`]); the head is
-    /// in bf16.
+    /// Of generation alone: weights and inputs are rounded to eight bits ([`super::int8`]); the head is in bf16.
     Int8,
 }
 
