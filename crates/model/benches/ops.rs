@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use model::kernels::packed::Compute;
 use model::ops::log_prob::Scored;
 use model::ops::{self, Heads, RopeTable};
 
@@ -112,7 +113,7 @@ fn linear<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
         variable(&[shape.inner, shape.hidden], 2.0),
         variable(&[shape.inner], 3.0),
     ];
-    measure(bencher, shape, BACKWARD, &inputs, |x| ops::linear(&x[0], &x[1], Some(&x[2])).unwrap());
+    measure(bencher, shape, BACKWARD, &inputs, |x| ops::linear(&x[0], &x[1], Some(&x[2]), Compute::F32).unwrap());
 }
 
 #[divan::bench(args = SHAPES, consts = [false, true], sample_count = 5, sample_size = 1)]
@@ -122,6 +123,7 @@ fn head<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
         rows: (0..shape.tokens as u32).collect(),
         targets: (0..shape.tokens).map(|t| (t * 7 % shape.vocab) as u32).collect(),
         temperature: 1.0,
+        compute: Compute::F32,
     };
     let run = |x: &[Tensor]| ops::log_prob(&x[0], &x[1], &scored).unwrap().log_probs;
     measure(bencher, shape, BACKWARD, &inputs, run);

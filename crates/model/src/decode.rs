@@ -7,7 +7,6 @@
 use crate::cache::{LANES, Part, Sequence};
 use crate::config::Config;
 use crate::error::{Error, Result};
-pub use crate::kernels::packed::Compute;
 use crate::kernels::{for_each_chunk, math, may_fork, vectorized};
 use crate::ops::{Heads, RopeTable};
 use crate::packed_model::{Matrix, PackedProjection, Rows, bias, pack_head, values};
@@ -45,6 +44,19 @@ pub struct Decoder {
     rope: RopeTable,
     /// Of the packed matrices.
     bytes: usize,
+}
+
+/// What the products of generation are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// f32. Weights in bf16 are widened, a panel at a time.
+    #[default]
+    F32,
+    /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
+    Bf16,
+    /// Weights and inputs of blocks are rounded to eight bits ([`crate::kernels::int8`]), the head's to bf16.
+    Int8,
 }
 
 /// Bytes of weights from which on the threads share each product instead of the rows: more than a core's own cache holds.

@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::kernels::packed::Compute;
 use crate::ops::linear;
 use crate::qwen2::{Qwen2, expected};
 use crate::shards::Shard;
@@ -148,8 +149,9 @@ pub(crate) struct Adapter {
 impl Adapter {
     /// What is added to the projection of `x: [tokens, in]`: `[tokens, out]`.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let down = linear(x, &self.a.to_dtype(x.dtype())?, None)?;
-        Ok(linear(&(down * self.scale)?, &self.b.to_dtype(x.dtype())?, None)?)
+        // In f32 whatever the rest is in: adapters are small, and their steps are too.
+        let down = linear(x, &self.a.to_dtype(x.dtype())?, None, Compute::F32)?;
+        Ok(linear(&(down * self.scale)?, &self.b.to_dtype(x.dtype())?, None, Compute::F32)?)
     }
 
     /// What is added to the weights, `[out, in]` in f32.

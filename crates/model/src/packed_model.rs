@@ -1,9 +1,10 @@
 //! A model's projections and embedding as the decoder wants them: packed, in the type of the weights, with adapters beside
 //! them.
 
+use crate::decode::Compute;
 use crate::error::{Error, Result};
 use crate::kernels::int8::Int8;
-use crate::kernels::packed::{Compute, Packed};
+use crate::kernels::packed::Packed;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{math, vectorized};
 use crate::ops::{with_elements, with_weights};

@@ -5,7 +5,9 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::kernels::packed::Compute;
 use crate::lora::{self, Adapter, Adapters};
+use crate::ops::linear::gradient_of_linear;
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, RopeTable, attention, linear, log_prob, rms_norm, rope, swiglu};
 use candle_core::{DType, Device, Tensor, Var};
@@ -36,8 +38,17 @@ pub(crate) struct Projection {
 
 impl Projection {
     /// `x: [tokens, in]` -> `[tokens, out]`.
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = linear(x, &self.weight, self.bias.as_ref())?;
+    fn apply(&self, x: &Tensor, compute: Compute) -> Result<Tensor> {
+        let y = linear(x, &self.weight, self.bias.as_ref(), compute)?;
+        self.adapted(y, x)
+    }
+
+    /// What only the gradients of [`Self::apply`] are wanted of; there is no bias.
+    fn gradient_of(&self, x: &Tensor, compute: Compute) -> Result<Tensor> {
+        self.adapted(gradient_of_linear(x, &self.weight, compute)?, x)
+    }
+
+    fn adapted(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
         match &self.adapter {
             Some(adapter) => Ok((y + adapter.apply(x)?)?),
             None => Ok(y),
@@ -49,6 +60,8 @@ impl Projection {
 pub struct Qwen2 {
     config: Config,
     device: Device,
+    /// What products are computed in on the CPU.
+    compute: Compute,
     /// Every tensor of the checkpoint.
     weights: Vec<(String, Var)>,
     /// Where there are some, they are what is trained.
@@ -67,6 +80,7 @@ pub struct Qwen2 {
 struct Parts {
     config: Config,
     device: Device,
+    compute: Compute,
     weights: Vec<(String, Var)>,
     adapters: Option<Adapters>,
     identity: Arc<()>,
@@ -123,12 +137,6 @@ impl PackedBatch {
     }
 }
 
-impl PackedBatch {
-    pub(crate) fn scored(&self, temperature: f64) -> Scored {
-        Scored { rows: self.rows.clone(), targets: self.targets.clone(), temperature: temperature as f32 }
-    }
-}
-
 impl Qwen2 {
     /// Builds the decoder over tensors named as in a Hugging Face checkpoint, all of them trainable. Matrices are kept in
     /// `dtype`; on the CPU norms and biases are f32.
@@ -154,8 +162,29 @@ impl Qwen2 {
             return Err(Error::Unsupported(format!("tensor {name} is not part of a model of this configuration")));
         }
         let rope = RopeTable::scaled(config.heads.dim, &config.rope, config.max_positions);
-        let parts = Parts { config, device: device.clone(), weights, adapters: None, identity: Arc::new(()), rope };
+        let parts = Parts {
+            config,
+            device: device.clone(),
+            compute: Compute::F32,
+            weights,
+            adapters: None,
+            identity: Arc::new(()),
+            rope,
+        };
         Ok(Self::assemble(parts, true))
+    }
+
+    /// The same model, whose products are computed in `compute` on the CPU; views made of it too. Elsewhere products are in
+    /// the type of the weights.
+    #[must_use]
+    pub fn computed_in(mut self, compute: Compute) -> Self {
+        self.compute = compute;
+        self
+    }
+
+    /// What products are computed in on the CPU.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The same weights without a gradient: no graph is built, updates of the variables are seen.
@@ -192,6 +221,7 @@ impl Qwen2 {
         Parts {
             config: self.config.clone(),
             device: self.device.clone(),
+            compute: self.compute,
             weights: self.weights.clone(),
             adapters: self.adapters.clone(),
             identity: self.identity.clone(),
@@ -201,7 +231,7 @@ impl Qwen2 {
 
     /// Puts a model together; what is trained is the adapters if there are some, else all weights, or nothing.
     fn assemble(parts: Parts, trained: bool) -> Self {
-        let Parts { config, device, weights, adapters, identity, rope } = parts;
+        let Parts { config, device, compute, weights, adapters, identity, rope } = parts;
         let view = |var: &Var, trained: bool| if trained { var.as_tensor().clone() } else { var.as_detached_tensor() };
         let all = trained && adapters.is_none();
         let by_name: BTreeMap<&str, Tensor> = weights.iter().map(|(n, v)| (n.as_str(), view(v, all))).collect();
@@ -235,7 +265,7 @@ impl Qwen2 {
         let embedding = get("model.embed_tokens.weight");
         let norm = get("model.norm.weight");
         let head = (!config.tied_head).then(|| get("lm_head.weight"));
-        Self { config, device, weights, adapters, identity, embedding, layers, norm, head, rope }
+        Self { config, device, compute, weights, adapters, identity, embedding, layers, norm, head, rope }
     }
 
     /// The model's shape.
@@ -307,20 +337,32 @@ impl Qwen2 {
 
     /// One decoder block over the residual stream.
     pub(crate) fn block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+        let (x, gated) = self.block_before_last(index, x, batch)?;
+        Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
+    }
+
+    /// What only the gradients of [`Self::block`] are wanted of: the last product is not made.
+    pub(crate) fn gradient_of_block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+        let (x, gated) = self.block_before_last(index, x, batch)?;
+        Ok((x + self.layers[index].down.gradient_of(&gated, self.compute)?)?)
+    }
+
+    /// The residual stream after attention, and the input of the block's last product.
+    fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
         let Config { heads, rms_norm_eps: eps, .. } = self.config;
-        let layer = &self.layers[index];
+        let (layer, compute) = (&self.layers[index], self.compute);
         let normed = rms_norm(x, &layer.input_norm, eps)?;
-        let (mut q, mut k) = (layer.q.apply(&normed)?, layer.k.apply(&normed)?);
+        let (mut q, mut k) = (layer.q.apply(&normed, compute)?, layer.k.apply(&normed, compute)?);
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
         }
         let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
-        let v = layer.v.apply(&normed)?;
+        let v = layer.v.apply(&normed, compute)?;
         let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
-        let x = (x + layer.o.apply(&mixed)?)?;
+        let x = (x + layer.o.apply(&mixed, compute)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
-        let gated = swiglu(&layer.gate.apply(&normed)?, &layer.up.apply(&normed)?)?;
-        Ok((x + layer.down.apply(&gated)?)?)
+        let gated = swiglu(&layer.gate.apply(&normed, compute)?, &layer.up.apply(&normed, compute)?)?;
+        Ok((x, gated))
     }
 
     /// The norm between the last block and the head.
@@ -328,9 +370,19 @@ impl Qwen2 {
         Ok(rms_norm(x, &self.norm, self.config.rms_norm_eps)?)
     }
 
+    /// What the head is to score.
+    pub(crate) fn scored(&self, batch: &PackedBatch, temperature: f64) -> Scored {
+        Scored {
+            rows: batch.rows.clone(),
+            targets: batch.targets.clone(),
+            temperature: temperature as f32,
+            compute: self.compute,
+        }
+    }
+
     /// The last norm and the head over the residual stream after the last block.
     pub(crate) fn head_scores(&self, x: &Tensor, batch: &PackedBatch, temperature: f64) -> Result<HeadScores> {
-        Ok(log_prob(&self.last_norm(x)?, self.head_weight(), &batch.scored(temperature))?)
+        Ok(log_prob(&self.last_norm(x)?, self.head_weight(), &self.scored(batch, temperature))?)
     }
 
     /// Log-probability and entropy of each scored token under the distribution at `temperature`.

@@ -54,7 +54,7 @@ pub fn backward<T, E: From<Error>>(
     for i in (0..model.config().num_layers).rev() {
         let leaf = stream.pop().map(|x| leaf(&x)).transpose()?;
         let leaf = leaf.ok_or_else(|| Error::Unsupported("a block without an input".into()))?;
-        let weighted = weighted(&model.block(i, leaf.as_tensor(), batch)?, &gradient)?;
+        let weighted = weighted(&model.gradient_of_block(i, leaf.as_tensor(), batch)?, &gradient)?;
         gradient = differentiate(&weighted, &leaf, sink)?;
     }
     through_embedding(model, batch, &gradient, sink)?;
@@ -90,7 +90,7 @@ fn through_head<T, E: From<Error>>(
     }
     let normed = model.last_norm(leaf.as_tensor())?;
     let hidden = normed.detach();
-    let scored = batch.scored(temperature);
+    let scored = model.scored(batch, temperature);
     let scores = log_prob(&hidden, &head.detach(), &scored).map_err(Error::from)?;
     let leaves = [self::leaf(&scores.log_probs)?, self::leaf(&scores.entropy)?];
     let [log_probs, entropy] = leaves.each_ref().map(|leaf| leaf.as_tensor().clone());
@@ -98,7 +98,7 @@ fn through_head<T, E: From<Error>>(
     let gradients = gradients_of(&loss, &leaves)?;
     drop(loss);
     let trained = if head.track_op() { sink.host(head) } else { None };
-    let dx = log_prob::backward_into(&hidden, head, &scored, &gradients, trained).map_err(Error::from)?;
+    let dx = log_prob::backward_into(&hidden, head, &scored, (&scores, &gradients), trained).map_err(Error::from)?;
     let dx = Tensor::from_vec(dx, hidden.shape(), hidden.device()).map_err(Error::from)?;
     Ok((differentiate(&weighted(&normed, &dx)?, &leaf, sink)?, other))
 }

@@ -15,7 +15,7 @@ use crate::advantage::has_signal;
 use crate::config::Config;
 use crate::loss::{self, Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
 use crate::metrics::LearningFigures;
-use crate::optimizer::{AdamW, NotFinite};
+use crate::optimizer::{AdamW, Gradients, NotFinite};
 use crate::update::{self, Pass, Sequence};
 use example::{Example, Tokens};
 
@@ -71,6 +71,8 @@ pub struct Learner<'a> {
     pub reference: Option<&'a Qwen2>,
     /// The optimiser of the policy's variables.
     pub optimizer: &'a mut AdamW,
+    /// Where gradients are summed, of the same variables; what it holds does not matter.
+    pub gradients: &'a mut Gradients,
     /// The largest budget of the run in tokens: the divisor of `loss.aggregation = "constant"`.
     pub largest_budget: usize,
     /// Updates skipped in a row before this step.
@@ -136,7 +138,8 @@ impl Learner<'_> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, model.micro_batch_tokens);
         let pass = Pass { temperature: self.config.sampler.temperature, recompute: model.recompute };
-        let differentiated = update::gradients(self.model, &sequences, &cuts, pass, |range, scores| {
+        let batch = (sequences.as_slice(), cuts.as_slice());
+        let differentiated = update::gradients(self.gradients, self.model, batch, pass, |range, scores| {
             let tokens = Tokens::new(&examples[range.clone()], &weights[range], loss.importance_cap)?;
             let gap = tokens.gap(&scores.log_probs.to_vec1::<f32>()?);
             // A bonus needs the entropy's gradient; a figure does not.
@@ -144,7 +147,7 @@ impl Learner<'_> {
             let output = policy_loss(&scores.log_probs, &tokens.inputs(), Some(&entropy), &settings)?;
             Ok((output.loss, (output.metrics, gap)))
         });
-        let (gradients, parts) = match differentiated {
+        let parts = match differentiated {
             Ok(parts) => parts,
             Err(error) if error.is::<loss::NotFinite>() => return Ok(Err(error.to_string())),
             Err(error) => return Err(error),
@@ -157,7 +160,7 @@ impl Learner<'_> {
         if !metrics.loss.is_finite() {
             return Ok(Err(format!("the loss is {}", metrics.loss)));
         }
-        match self.optimizer.step(&gradients, rate) {
+        match self.optimizer.step(self.gradients, rate) {
             Ok(report) => Ok(Ok(Optimised { gap: metrics.mean(gap), metrics, grad_norm: report.grad_norm })),
             Err(error) if error.is::<NotFinite>() => Ok(Err(error.to_string())),
             Err(error) => Err(error),

@@ -5,6 +5,7 @@
 
 mod fused;
 mod gradients;
+mod moments;
 mod stored;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +15,7 @@ use std::collections::HashSet;
 
 pub use gradients::Gradients;
 use gradients::Sum;
+use moments::Moment;
 
 /// Values handled at a time where work is split over threads: 256 KiB of f32, which stays in a core's own cache.
 /// Fixed, so that the order of every sum is the same at any number of threads.
@@ -32,12 +34,14 @@ pub struct AdamWSettings {
     pub weight_decay: f64,
     /// The gradient is scaled down to this norm, over all variables, if it is longer; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// Keeps the moments in bf16, rounded by chance; on the CPU.
+    pub narrow_moments: bool,
 }
 
 impl Default for AdamWSettings {
     /// Betas 0.9 and 0.999, epsilon 1e-8, no decay, gradient norm at most 1.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, narrow_moments: false }
     }
 }
 
@@ -86,7 +90,7 @@ struct Entry {
 /// Moments and master copy, in the shape of the variable: flat host memory on the CPU, else tensors on its device.
 #[derive(Debug)]
 enum State {
-    Host { first: Vec<f32>, second: Vec<f32>, master: Option<Vec<f32>> },
+    Host { first: Moment, second: Moment, master: Option<Vec<f32>> },
     Device { first: Tensor, second: Tensor, master: Option<Tensor> },
 }
 
@@ -103,6 +107,8 @@ struct Factors {
     epsilon: f64,
     /// `1 - lr weight_decay`
     keep: f64,
+    /// Another number for each step; with the variable's place, for each update of a variable.
+    update: u32,
 }
 
 /// Whether weight decay applies to a variable: to matrices (embeddings and LoRA's included), not to norms and biases,
@@ -143,7 +149,7 @@ impl AdamW {
                     name: name.clone(),
                     var: var.clone(),
                     decays: decays(name, var.rank()),
-                    state: State::new(var, on_host(var)).with_context(|| name.clone())?,
+                    state: State::new(var, on_host(var), settings.narrow_moments).with_context(|| name.clone())?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -183,7 +189,10 @@ impl AdamW {
         let clip_scale = if max > 0.0 && grad_norm > max { max / grad_norm } else { 1.0 };
         self.step += 1;
         let factors = self.factors(clip_scale, learning_rate);
-        self.entries.par_iter_mut().zip(sums).try_for_each(|(entry, gradient)| entry.update(gradient, factors))?;
+        self.entries.par_iter_mut().zip(sums).enumerate().try_for_each(|(i, (entry, gradient))| {
+            let update = factors.update ^ (i as u32).wrapping_mul(0x9e37_79b9);
+            entry.update(gradient, Factors { update, ..factors })
+        })?;
         Ok(StepReport { grad_norm, clip_scale })
     }
 
@@ -198,6 +207,7 @@ impl AdamW {
             second_scale: (1.0 - s.beta2.powf(t)).sqrt().recip(),
             epsilon: s.epsilon,
             keep: 1.0 - learning_rate * s.weight_decay,
+            update: (self.step as u32).wrapping_mul(0x85eb_ca77),
         }
     }
 }
@@ -215,17 +225,18 @@ fn check_settings(settings: &AdamWSettings) -> Result<()> {
 }
 
 impl State {
-    fn new(var: &Var, on_host: bool) -> Result<Self> {
+    fn new(var: &Var, on_host: bool, narrow: bool) -> Result<Self> {
         let master = match var.dtype() {
             DType::F32 => None,
             DType::BF16 | DType::F16 => Some(var.as_detached_tensor().to_dtype(DType::F32)?),
             other => bail!("a variable of type {other:?} can't be trained; use f32, bf16 or f16"),
         };
         if on_host {
-            let zeros = vec![0.0; var.elem_count()];
+            let zeros = || Moment::zeros(var.elem_count(), narrow);
             let master = master.map(|m| m.flatten_all()?.to_vec1()).transpose()?;
-            return Ok(Self::Host { first: zeros.clone(), second: zeros, master });
+            return Ok(Self::Host { first: zeros(), second: zeros(), master });
         }
+        ensure!(!narrow, "optimizer.moments = \"bf16\" is for the CPU; elsewhere they are f32");
         let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
         Ok(Self::Device { first: zeros()?, second: zeros()?, master })
     }
@@ -238,7 +249,7 @@ impl Entry {
         }
         match (&mut self.state, gradient) {
             (State::Host { first, second, master }, Sum::Host(gradient)) => {
-                let update = fused::Update::new(first, second, master.as_mut(), gradient, factors);
+                let update = fused::Update::new([first, second], master.as_mut(), gradient, factors);
                 self.var.inplace_op1(&update)?;
             }
             (State::Device { first, second, master }, gradient) => {

@@ -58,10 +58,18 @@ impl Policy {
             let message = "a folder of adapters is no start; export it to a whole model (trainer export) and give that";
             return Err(UsageError::new(format!("{}: {message}", self.source)).into());
         }
-        match &config.model.lora {
-            Some(lora) => self.with_adapters(lora, config.run.seed),
-            None => Ok(self),
-        }
+        let trained = match &config.model.lora {
+            Some(lora) => self.with_adapters(lora, config.run.seed)?,
+            None => self,
+        };
+        Ok(trained.computed_in(config.model.compute))
+    }
+
+    /// The same, whose products in training are computed in `compute` on the CPU.
+    #[must_use]
+    pub fn computed_in(mut self, compute: Dtype) -> Self {
+        self.model = self.model.computed_in(compute.into());
+        self
     }
 
     /// The policy as it is, to measure a KL to, where one is measured or penalised: the weights under the adapters, or a

@@ -15,7 +15,7 @@ use crate::data::rng::Rng;
 use crate::data::{self, traces};
 use crate::evaluate::{self, Label};
 use crate::metrics::EvalRow;
-use crate::optimizer::{AdamW, AdamWSettings};
+use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::open_device;
 use crate::update::{self, Pass, Sequence};
 
@@ -71,8 +71,10 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         epsilon: train.epsilon,
         weight_decay: train.weight_decay,
         max_grad_norm: train.max_grad_norm,
+        narrow_moments: false,
     };
     let mut optimizer = AdamW::new(model.variables(), settings)?;
+    let mut gradients = Gradients::new(model.variables())?;
     let bar = progress(steps)?;
     let mut problem = 0;
     for step in 0..steps {
@@ -81,7 +83,7 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         let lengths: Vec<usize> = batch.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, MICRO_BATCH_TOKENS);
         let pass = Pass { temperature: 1.0, recompute: None };
-        let (gradients, losses) = update::gradients(model, &batch, &cuts, pass, |_, scores| {
+        let losses = update::gradients(&mut gradients, model, (&batch, &cuts), pass, |_, scores| {
             let loss = (scores.log_probs.sum_all()? * (-1.0 / scored as f64))?;
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))

@@ -86,7 +86,8 @@ pub struct Pass {
     pub recompute: Option<bool>,
 }
 
-/// Sums the gradients of `loss(range, scores)` over the micro-batches, and returns what else each gave, in order.
+/// Sums the gradients of `loss(range, scores)` over the micro-batches (sequences, and the ranges of them) in `sum`, and
+/// returns what else each gave, in order.
 ///
 /// Micro-batches of a small model run side by side, each with gradients of its own; those of a large one run one after
 /// the other and add to the sum in place.
@@ -94,22 +95,22 @@ pub struct Pass {
 /// # Errors
 /// The first error of `loss` or of its backward pass.
 pub fn gradients<T: Send>(
+    sum: &mut Gradients,
     model: &Qwen2,
-    sequences: &[Sequence],
-    batches: &[Range<usize>],
+    (sequences, batches): (&[Sequence], &[Range<usize>]),
     pass: Pass,
     loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
-) -> Result<(Gradients, Vec<T>)> {
-    let mut sum = Gradients::new(model.variables())?;
+) -> Result<Vec<T>> {
+    sum.zero()?;
     let mut others = Vec::with_capacity(batches.len());
     // By the model's size alone: a tied embedding gets its gradient in two parts, and the order of the sum shows in its
     // last bits.
     let in_flight = GRADIENTS_IN_FLIGHT / gradient_bytes(model);
     if in_flight < 2 {
         for range in batches {
-            others.push(differentiate(model, sequences, range.clone(), pass, &loss, &mut sum)?);
+            others.push(differentiate(model, sequences, range.clone(), pass, &loss, sum)?);
         }
-        return Ok((sum, others));
+        return Ok(others);
     }
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
@@ -122,7 +123,7 @@ pub fn gradients<T: Send>(
             others.push(other);
         }
     }
-    Ok((sum, others))
+    Ok(others)
 }
 
 /// Adds the gradient of one micro-batch to `sum`.

@@ -8,9 +8,7 @@
 
 use super::packed::PANEL;
 use super::product::{Columns, Input};
-use std::arch::x86_64::{
-    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-};
+use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps};
 
 /// Rows of a tile.
 const ROWS: usize = 6;
@@ -75,7 +73,14 @@ unsafe fn tiles<const R: usize, const V: usize>(x: Input, panel: &[f32], y: Colu
 unsafe fn tile<const R: usize, const V: usize>(x: Input, panel: &[f32], y: Columns, row: usize, first: usize) {
     let k = panel.len() / PANEL;
     let (values, w) = (x.data.as_ptr().wrapping_add(row * x.row), panel.as_ptr().wrapping_add(first));
-    let mut sums: [[__m256; V]; R] = [[_mm256_setzero_ps(); V]; R];
+    let mut sums: [[__m256; V]; R] = std::array::from_fn(|r| {
+        let mut start = [0.0f32; PANEL];
+        // SAFETY: as the caller vouches; there are as many numbers as `V <= PANEL / LANES` registers have.
+        unsafe {
+            y.read(row + r, first, &mut start[..V * LANES]);
+            std::array::from_fn(|v| _mm256_loadu_ps(start.as_ptr().wrapping_add(v * LANES)))
+        }
+    });
     for depth in 0..k {
         let at = w.wrapping_add(depth * PANEL);
         // SAFETY: row `depth < k` of `panel` has `PANEL` elements, of which these are some.

@@ -5,16 +5,32 @@
 
 use super::packed::PANEL;
 use super::product::{Columns, Input};
-use half::bf16;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 /// Rows of a tile: with two registers a row, enough sums in flight to hide the latency of a multiply-add.
 const ROWS: usize = 8;
 
 impl Columns {
+    /// What one row's sums start from.
+    ///
+    /// # Safety
+    /// As for [`Self::store`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn start(self, row: usize) -> [__m512; 2] {
+        if !self.add {
+            return [_mm512_setzero_ps(); 2];
+        }
+        let mask = ((1u64 << self.width) - 1) as u32;
+        // SAFETY: as in [`Self::store`].
+        unsafe {
+            let at = self.at.wrapping_add(row * self.stride);
+            [_mm512_maskz_loadu_ps(mask as u16, at), _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16))]
+        }
+    }
+
     /// Writes one row's sums.
     ///
     /// # Safety
@@ -99,7 +115,8 @@ pub unsafe fn product(x: Input, panel: &[f32], y: Columns) {
 unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) {
     let k = panel.len() / PANEL;
     let (first, w) = (x.data.as_ptr().wrapping_add(row * x.row), panel.as_ptr());
-    let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+    // SAFETY: as the caller vouches.
+    let mut sums: [[__m512; 2]; R] = std::array::from_fn(|r| unsafe { y.start(row + r) });
     for depth in 0..k {
         // SAFETY: row `depth < k` of `panel` has `PANEL = 32` elements.
         let (low, high) = unsafe {
@@ -118,7 +135,7 @@ unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) 
     }
 }
 
-/// `y = x panel` in bf16 with f32 sums, for `x: [rows, pairs, 2]` and `panel: [pairs, PANEL, 2]`: two products a step.
+/// `y = x panel` in bf16 with f32 sums, for pairs `x: [rows, k]` and `panel: [k, PANEL]`: two products a step.
 ///
 /// # Safety
 /// `y` has as many rows as `x`, and nobody else reads or writes these outputs of them.
@@ -126,12 +143,12 @@ unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) 
 /// # Panics
 /// When a slice is not whole rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn product_bf16(x: &[bf16], panel: &[bf16], y: Columns) {
-    let pairs = panel.len() / (2 * PANEL);
-    let rows = x.len() / (2 * pairs);
-    assert!(panel.len() == 2 * pairs * PANEL && x.len() == 2 * rows * pairs && y.width <= PANEL);
+pub unsafe fn product_bf16(x: &[u32], panel: &[u32], y: Columns) {
+    let k = panel.len() / PANEL;
+    let rows = x.len() / k;
+    assert!(panel.len() == k * PANEL && x.len() == rows * k && y.width <= PANEL);
     // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
-    by_rows!(rows, |row, R| unsafe { tile_bf16::<R>(&x[2 * row * pairs..], panel, y, row) });
+    by_rows!(rows, |row, R| unsafe { tile_bf16::<R>(&x[row * k..], panel, y, row) });
 }
 
 /// [`product_bf16`] of the `R` rows at the start of `x`, which are those from `row` on of `y`.
@@ -139,18 +156,19 @@ pub unsafe fn product_bf16(x: &[bf16], panel: &[bf16], y: Columns) {
 /// # Safety
 /// `x` has `R` rows of `panel.len() / PANEL`; for `y` as in [`product`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile_bf16<const R: usize>(x: &[bf16], panel: &[bf16], y: Columns, row: usize) {
-    let pairs = panel.len() / (2 * PANEL);
-    let (x, w) = (x.as_ptr().cast::<i32>(), panel.as_ptr().cast::<__m512i>());
-    let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
-    for depth in 0..pairs {
-        // SAFETY: row `depth < pairs` of `panel` has `2 * PANEL = 64` elements, two registers.
+unsafe fn tile_bf16<const R: usize>(x: &[u32], panel: &[u32], y: Columns, row: usize) {
+    let k = panel.len() / PANEL;
+    let (x, w) = (x.as_ptr(), panel.as_ptr().cast::<__m512i>());
+    // SAFETY: as the caller vouches.
+    let mut sums: [[__m512; 2]; R] = std::array::from_fn(|r| unsafe { y.start(row + r) });
+    for depth in 0..k {
+        // SAFETY: row `depth < k` of `panel` has `PANEL = 32` pairs, two registers.
         let (low, high) = unsafe {
             (_mm512_loadu_si512(w.wrapping_add(2 * depth)), _mm512_loadu_si512(w.wrapping_add(2 * depth + 1)))
         };
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `r < R` and `depth < pairs`, so the pair is one of `x: [R, pairs]`; it need not be aligned.
-            let value = pair(_mm512_set1_epi32(unsafe { x.wrapping_add(r * pairs + depth).read_unaligned() }));
+            // SAFETY: `r < R` and `depth < k`, so the pair is one of `x: [R, k]`.
+            let value = pair(_mm512_set1_epi32(unsafe { *x.wrapping_add(r * k + depth) }.cast_signed()));
             sums[0] = _mm512_dpbf16_ps(sums[0], value, pair(low));
             sums[1] = _mm512_dpbf16_ps(sums[1], value, pair(high));
         }

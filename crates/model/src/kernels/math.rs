@@ -115,6 +115,30 @@ pub fn exp_shifted(x: &mut [f32], scale: f32) -> f32 {
     exp_all(x, scale, shift)
 }
 
+/// With `s = scale z - shift`: `(sum e^s, sum s e^s)`.
+#[inline(always)]
+pub fn softmax_sums(z: &[f32], scale: f32, shift: f32) -> (f32, f32) {
+    let (mut sums, mut weighted) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let chunks = z.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let s = chunk[i] * scale - shift;
+            let weight = exp(s);
+            sums[i] += weight;
+            weighted[i] += weight * s;
+        }
+    }
+    let (mut sum, mut weighted) = (fold(sums, |a, b| a + b), fold(weighted, |a, b| a + b));
+    for z in rest {
+        let s = z * scale - shift;
+        let weight = exp(s);
+        sum += weight;
+        weighted += weight * s;
+    }
+    (sum, weighted)
+}
+
 /// Replaces logits `z` by `exp((z - max) * inverse)`, and returns the sum of each block of `size` of them.
 pub fn softmax_weights(logits: &mut [f32], inverse: f32, size: usize) -> Vec<f64> {
     let mut sums = vec![0.0; logits.len().div_ceil(size)];

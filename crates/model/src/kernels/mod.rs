@@ -14,6 +14,8 @@ mod avx512;
 mod avx512_attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512_int8;
+#[cfg(target_arch = "x86_64")]
+mod avx512_transpose;
 pub mod decode_attention;
 pub mod gemm;
 pub mod int8;
@@ -21,7 +23,10 @@ pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod packed;
+mod packing;
+pub mod pairs;
 mod product;
+mod transpose;
 pub mod weights;
 
 use rayon::prelude::*;
@@ -66,7 +71,7 @@ pub fn may_fork() -> bool {
 }
 
 /// Calls `f(index, chunk)` for every chunk of `size` elements of `out`, over the thread pool where that helps.
-pub fn for_each_chunk(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn for_each_chunk<T: Send>(out: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if may_fork() && out.len() > size {
         out.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| f(index, chunk));
     } else {

@@ -5,7 +5,7 @@
 
 use super::packed::PANEL;
 use super::product::{Columns, Input};
-use std::arch::aarch64::{float32x4_t, vdupq_n_f32, vfmaq_n_f32, vld1q_f32, vst1q_f32};
+use std::arch::aarch64::{float32x4_t, vfmaq_n_f32, vld1q_f32, vst1q_f32};
 
 /// Rows of a tile.
 const ROWS: usize = 6;
@@ -53,7 +53,14 @@ pub unsafe fn product(x: Input, panel: &[f32], y: Columns) {
 unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize, half: usize) {
     let k = panel.len() / PANEL;
     let (first, w) = (x.data.as_ptr().wrapping_add(row * x.row), panel.as_ptr().wrapping_add(half * HALF));
-    let mut sums: [[float32x4_t; VECTORS]; R] = [[vdupq_n_f32(0.0); VECTORS]; R];
+    let mut sums: [[float32x4_t; VECTORS]; R] = std::array::from_fn(|r| {
+        let mut start = [0.0f32; HALF];
+        // SAFETY: as the caller vouches; there are as many numbers as `VECTORS` registers have.
+        unsafe {
+            y.read(row + r, half * HALF, &mut start);
+            std::array::from_fn(|v| vld1q_f32(start.as_ptr().wrapping_add(v * LANES)))
+        }
+    });
     for depth in 0..k {
         let at = w.wrapping_add(depth * PANEL);
         // SAFETY: half a row `depth < k` of `panel` has `HALF = 16` elements.

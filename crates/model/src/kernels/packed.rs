@@ -7,7 +7,9 @@
 //! Products are in f32 or in bf16, see [`Compute`].
 
 use super::product::Product;
-use super::weights::{Element, rounded};
+use super::transpose::transposed;
+use super::weights::Element;
+use super::{packing, pairs, vectorized};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -26,8 +28,6 @@ pub enum Compute {
     F32,
     /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
     Bf16,
-    /// Of generation alone: weights and inputs are rounded to eight bits ([`super::int8`]); the head is in bf16.
-    Int8,
 }
 
 /// A matrix `w: [out, k]` packed for `y = x w^T`.
@@ -43,8 +43,8 @@ pub(super) enum Panels {
     F32(Vec<f32>),
     /// The same, to be widened.
     Bf16(Vec<bf16>),
-    /// `[ceil(out / PANEL), ceil(k / 2), PANEL, 2]`, for products in bf16.
-    Pairs(Vec<bf16>),
+    /// `[ceil(out / PANEL), ceil(k / 2), PANEL]` of [`pairs`], for products in bf16.
+    Pairs(Vec<u32>),
 }
 
 impl Packed {
@@ -53,8 +53,11 @@ impl Packed {
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
     pub fn stack<T: Element>(parts: &[&[T]], k: usize) -> Self {
-        let (out, panels) = stacked(parts, k, 1, |value| value.widen());
-        Self { out, k, panels: Panels::F32(panels) }
+        let rows = packing::rows_of(parts, k);
+        let widen = |row: &[T], wide: &mut [f32]| {
+            vectorized!(wide.iter_mut().zip(row).for_each(|(wide, value)| *wide = value.widen()));
+        };
+        Self { out: rows.len(), k, panels: Panels::F32(packing::words(&rows, k, widen)) }
     }
 
     /// [`Self::stack`] that keeps bf16 weights in bf16.
@@ -62,8 +65,8 @@ impl Packed {
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
     pub fn stack_narrow(parts: &[&[bf16]], k: usize) -> Self {
-        let (out, panels) = stacked(parts, k, 1, |value| value);
-        Self { out, k, panels: Panels::Bf16(panels) }
+        let rows = packing::rows_of(parts, k);
+        Self { out: rows.len(), k, panels: Panels::Bf16(packing::narrow(&rows, k)) }
     }
 
     /// [`Self::stack`] for products in bf16: weights are rounded to it where they are not.
@@ -71,27 +74,29 @@ impl Packed {
     /// # Panics
     /// When a matrix is not a whole number of rows of `k`.
     pub fn stack_pairs<T: Element>(parts: &[&[T]], k: usize) -> Self {
-        let (out, panels) = stacked(parts, k, 2, |value| bf16::from_f32(value.widen()));
-        Self { out, k, panels: Panels::Pairs(panels) }
+        let rows = packing::rows_of(parts, k);
+        let panels = packing::words(&rows, k.div_ceil(2), pairs::of_row);
+        Self { out: rows.len(), k, panels: Panels::Pairs(panels) }
     }
 
     /// Packs `b: [k, n]`, row-major, for `y = x b`: the transpose of what [`Self::stack`] takes.
     ///
     /// # Panics
     /// When `b` is not whole rows of `n`.
-    pub fn columns<T: Element>(b: &[T], n: usize) -> Self {
-        let k = b.len() / n;
-        assert_eq!(b.len(), k * n, "a packed matrix is not whole rows");
-        let mut panels = vec![0.0; n.div_ceil(PANEL) * k * PANEL];
-        for (p, panel) in panels.chunks_exact_mut(k * PANEL).enumerate() {
-            let columns = p * PANEL..n.min((p + 1) * PANEL);
-            for (row, lanes) in b.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
-                for (lane, value) in lanes.iter_mut().zip(&row[columns.clone()]) {
-                    *lane = value.widen();
-                }
-            }
+    pub fn columns<T: Element>(b: &[T], n: usize, compute: Compute) -> Self {
+        let panels = match compute {
+            Compute::F32 => Panels::F32(packing::columns(b, n, |value| value.widen())),
+            Compute::Bf16 => Panels::Pairs(packing::column_pairs(b, n)),
+        };
+        Self { out: n, k: b.len() / n, panels }
+    }
+
+    /// What products with it are computed in.
+    pub fn compute(&self) -> Compute {
+        match self.panels {
+            Panels::Pairs(_) => Compute::Bf16,
+            Panels::F32(_) | Panels::Bf16(_) => Compute::F32,
         }
-        Self { out: n, k, panels: Panels::F32(panels) }
     }
 
     /// Outputs of the product.
@@ -104,34 +109,62 @@ impl Packed {
     /// # Panics
     /// When `x` or `y` is not `m` rows.
     pub fn matmul(&self, x: &[f32], y: &mut [f32]) {
-        let m = x.len() / self.k;
-        assert_eq!(x.len(), m * self.k);
-        assert_eq!(y.len(), m * self.out);
-        if m == 0 {
-            return;
-        }
-        let narrow = match self.panels {
-            Panels::Pairs(_) => rounded(x, self.k, 2),
-            _ => Vec::new(),
-        };
-        self.share(&Product::new(self, x, &narrow, y), m);
+        self.product(Input::Rows(x), y, false);
     }
 
-    /// `y[m, out] = x w^T` of an f32 matrix for `x` that lies transposed, `xt: [k, m]`: the same bits as of its transpose.
+    /// `y += x w^T`: the sums of [`Self::matmul`] start from what `y` holds.
     ///
     /// # Panics
-    /// When `xt` is not `k` rows, `y` is not `m` rows, or the matrix is not packed in f32.
+    /// As [`Self::matmul`].
+    pub fn matmul_add(&self, x: &[f32], y: &mut [f32]) {
+        self.product(Input::Rows(x), y, true);
+    }
+
+    /// `y[m, out] = x w^T` for `x` that lies transposed, `xt: [k, m]`: the same bits as of its transpose.
+    ///
+    /// # Panics
+    /// When `xt` is not `k` rows, or `y` is not `m` rows.
     pub fn matmul_transposed(&self, xt: &[f32], y: &mut [f32]) {
-        let m = xt.len() / self.k;
-        assert!(xt.len() == m * self.k && y.len() == m * self.out && matches!(self.panels, Panels::F32(_)));
+        self.product(Input::Columns(xt), y, false);
+    }
+
+    /// `y += x w^T` for `xt: [k, m]`.
+    ///
+    /// # Panics
+    /// As [`Self::matmul_transposed`].
+    pub fn matmul_transposed_add(&self, xt: &[f32], y: &mut [f32]) {
+        self.product(Input::Columns(xt), y, true);
+    }
+
+    fn product(&self, input: Input, y: &mut [f32], add: bool) {
+        let (Input::Rows(x) | Input::Columns(x)) = input;
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == m * self.out, "a product's input or output is not whole rows");
         if m == 0 {
             return;
         }
-        if Product::takes_transposed() {
-            self.share(&Product::new(self, xt, &[], y).transposed(), m);
-        } else {
-            self.matmul(&transpose(xt, m), y);
+        let turned: Vec<f32>;
+        let narrow: Vec<u32>;
+        let mut product = match (&self.panels, input) {
+            (Panels::Pairs(_), Input::Rows(x)) => {
+                narrow = pairs::of_rows(x, self.k);
+                Product::of_pairs(self, &narrow, y)
+            }
+            (Panels::Pairs(_), Input::Columns(x)) => {
+                narrow = transposed(&pairs::of_columns(x, m), m);
+                Product::of_pairs(self, &narrow, y)
+            }
+            (_, Input::Rows(x)) => Product::new(self, x, y),
+            (Panels::F32(_), Input::Columns(x)) if Product::takes_transposed() => Product::new(self, x, y).transposed(),
+            (_, Input::Columns(x)) => {
+                turned = transposed(x, m);
+                Product::new(self, &turned, y)
+            }
+        };
+        if add {
+            product = product.added();
         }
+        self.share(&product, m);
     }
 
     /// Shares the panels of a product of `m` rows out over the threads, where that helps.
@@ -157,57 +190,19 @@ impl Packed {
     pub fn bytes(&self) -> usize {
         match &self.panels {
             Panels::F32(panels) => size_of_val(panels.as_slice()),
-            Panels::Bf16(panels) | Panels::Pairs(panels) => size_of_val(panels.as_slice()),
+            Panels::Bf16(panels) => size_of_val(panels.as_slice()),
+            Panels::Pairs(panels) => size_of_val(panels.as_slice()),
         }
     }
 }
 
-/// The rows of all parts by panels, `run` neighbours of `k` together, with their number.
-fn stacked<T: Copy, U: Copy + Default>(
-    parts: &[&[T]],
-    k: usize,
-    run: usize,
-    convert: impl Fn(T) -> U,
-) -> (usize, Vec<U>) {
-    let rows: Vec<&[T]> = parts
-        .iter()
-        .flat_map(|part| {
-            assert_eq!(part.len() % k, 0, "a packed part is not whole rows");
-            part.chunks_exact(k)
-        })
-        .collect();
-    let size = k.next_multiple_of(run) * PANEL;
-    let mut panels = vec![U::default(); rows.len().div_ceil(PANEL) * size];
-    for (panel, rows) in panels.chunks_exact_mut(size).zip(rows.chunks(PANEL)) {
-        for (lane, row) in rows.iter().enumerate() {
-            for (depth, &value) in row.iter().enumerate() {
-                panel[(depth / run * PANEL + lane) * run + depth % run] = convert(value);
-            }
-        }
-    }
-    (rows.len(), panels)
-}
-
-/// `x: [rows, columns]`, row-major, with rows and columns exchanged.
-///
-/// # Panics
-/// When `x` is not whole rows.
-pub fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
-    /// Both sides of a block stay in the first-level cache.
-    const BLOCK: usize = 16;
-    let rows = x.len() / columns;
-    assert_eq!(x.len(), rows * columns, "a matrix is not whole rows");
-    let mut out = vec![0.0; x.len()];
-    for column in (0..columns).step_by(BLOCK) {
-        for row in (0..rows).step_by(BLOCK) {
-            for c in column..columns.min(column + BLOCK) {
-                for r in row..rows.min(row + BLOCK) {
-                    out[c * rows + r] = x[r * columns + c];
-                }
-            }
-        }
-    }
-    out
+/// What a packed matrix is multiplied with.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    /// `[m, k]`.
+    Rows(&'a [f32]),
+    /// `[k, m]`.
+    Columns(&'a [f32]),
 }
 
 #[cfg(test)]
@@ -224,10 +219,9 @@ mod tests {
         let b = values(k * n, 3.0);
         let x = values(2 * k, 1.0);
         let (mut direct, mut by_rows) = (vec![0.0; 2 * n], vec![0.0; 2 * n]);
-        Packed::columns(&b, n).matmul(&x, &mut direct);
-        Packed::stack(&[transpose(&b, n).as_slice()], k).matmul(&x, &mut by_rows);
+        Packed::columns(&b, n, Compute::F32).matmul(&x, &mut direct);
+        Packed::stack(&[transposed(&b, n).as_slice()], k).matmul(&x, &mut by_rows);
         assert_eq!(direct, by_rows);
-        assert_eq!(transpose(&transpose(&b, n), k), b);
     }
 
     #[test]
@@ -237,7 +231,7 @@ mod tests {
             let packed = Packed::stack(&[&w[..]], k);
             let (mut want, mut got) = (vec![0.0; m * out], vec![0.0; m * out]);
             packed.matmul(&x, &mut want);
-            packed.matmul_transposed(&transpose(&x, k), &mut got);
+            packed.matmul_transposed(&transposed(&x, k), &mut got);
             assert_eq!(got, want, "[{m}, {k}] x [{out}]");
         }
     }
@@ -257,7 +251,7 @@ mod tests {
         assert_eq!(product(Packed::stack(&[&narrow[..]], k)), want);
         assert_eq!(product(Packed::stack_narrow(&[&narrow[..]], k)), want);
         let (b, narrow_b) = (&wide[..k * 9], &narrow[..k * 9]);
-        assert_eq!(product(Packed::columns(narrow_b, 9)), product(Packed::columns(b, 9)));
+        assert_eq!(product(Packed::columns(narrow_b, 9, Compute::F32)), product(Packed::columns(b, 9, Compute::F32)));
         assert_eq!(2 * Packed::stack_narrow(&[&narrow[..]], k).bytes(), Packed::stack(&[&wide[..]], k).bytes());
     }
 

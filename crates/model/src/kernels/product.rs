@@ -5,9 +5,9 @@
 //! the vectors of the `pulp` crate, which rounds products before it adds them where the CPU has no fused multiply-add.
 
 use super::packed::{PANEL, Packed, Panels};
+use super::pairs;
 use super::vectorized;
 use super::weights::Element;
-use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -25,11 +25,13 @@ unsafe impl Sync for Shared<'_> {}
 pub(super) struct Product<'a> {
     w: &'a Packed,
     x: &'a [f32],
-    /// `x` rounded to bf16, rows of an even length; empty where it is not needed.
-    narrow: &'a [bf16],
+    /// Instead of `x` where the weights are in pairs.
+    narrow: &'a [u32],
     y: Shared<'a>,
     /// Whether `x` lies as `[k, rows]`.
     transposed: bool,
+    /// Whether the product is added to what `y` holds.
+    add: bool,
 }
 
 impl<'a> Product<'a> {
@@ -49,9 +51,20 @@ impl<'a> Product<'a> {
         self
     }
 
-    /// `x: [rows, k]`; `narrow` is the same in bf16 if the weights want that; `y: [rows, out]`.
-    pub fn new(w: &'a Packed, x: &'a [f32], narrow: &'a [bf16], y: &'a mut [f32]) -> Self {
-        Self { w, x, narrow, y: Shared(y.as_mut_ptr(), PhantomData), transposed: false }
+    /// The same, added to what `y` holds.
+    pub fn added(mut self) -> Self {
+        self.add = true;
+        self
+    }
+
+    /// `x: [rows, k]`; `y: [rows, out]`.
+    pub fn new(w: &'a Packed, x: &'a [f32], y: &'a mut [f32]) -> Self {
+        Self { w, x, narrow: &[], y: Shared(y.as_mut_ptr(), PhantomData), transposed: false, add: false }
+    }
+
+    /// The same for weights in pairs, with which `x: [rows, ceil(k / 2)]` is multiplied in pairs.
+    pub fn of_pairs(w: &'a Packed, x: &'a [u32], y: &'a mut [f32]) -> Self {
+        Self { narrow: x, ..Self::new(w, &[], y) }
     }
 
     /// Makes the outputs of some panels, of every row.
@@ -85,8 +98,8 @@ impl<'a> Product<'a> {
     ///
     /// # Safety
     /// As for [`Self::panels`].
-    unsafe fn pairs(&self, range: Range<usize>, panels: &[bf16]) {
-        let k = self.w.k.next_multiple_of(2);
+    unsafe fn pairs(&self, range: Range<usize>, panels: &[u32]) {
+        let k = self.w.k.div_ceil(2);
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
             for p in range {
@@ -96,15 +109,15 @@ impl<'a> Product<'a> {
             }
             return;
         }
-        let x: Vec<f32> = self.narrow.iter().map(|x| x.widen()).collect();
-        let mut wide = vec![0.0; k * PANEL];
+        let x: Vec<f32> = self.narrow.iter().flat_map(|&pair| pairs::both(pair)).collect();
+        let mut wide = vec![0.0; 2 * k * PANEL];
         for p in range {
             let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
             vectorized!({
-                for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(2 * PANEL)) {
+                for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(PANEL)) {
                     let (even, odd) = wide.split_at_mut(PANEL);
-                    for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs.chunks_exact(2)) {
-                        (*even, *odd) = (pair[0].widen(), pair[1].widen());
+                    for ((even, odd), &pair) in even.iter_mut().zip(odd).zip(pairs) {
+                        [*even, *odd] = pairs::both(pair);
                     }
                 }
             });
@@ -145,7 +158,8 @@ impl<'a> Product<'a> {
     fn columns(&self, p: usize) -> Columns {
         let out = self.w.out;
         // Within the allocation where there is a panel `p`.
-        Columns { at: self.y.0.wrapping_add(p * PANEL), stride: out, width: PANEL.min(out - p * PANEL) }
+        let at = self.y.0.wrapping_add(p * PANEL);
+        Columns { at, stride: out, width: PANEL.min(out - p * PANEL), add: self.add }
     }
 }
 
@@ -181,9 +195,25 @@ pub(super) struct Columns {
     pub stride: usize,
     /// Outputs a row.
     pub width: usize,
+    /// Whether sums start from what is there, instead of from zero.
+    pub add: bool,
 }
 
 impl Columns {
+    /// What a row's outputs from `first` on start from, as many as it has of `sums`, which are zeros before.
+    ///
+    /// # Safety
+    /// As for [`Self::write`].
+    #[inline(always)]
+    pub unsafe fn read(self, row: usize, first: usize, sums: &mut [f32]) {
+        let count = sums.len().min(self.width.saturating_sub(first));
+        if self.add {
+            let at = self.at.wrapping_add(row * self.stride + first);
+            // SAFETY: as the caller vouches, and `first + count` is within the row's `width`.
+            sums[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(at, count) });
+        }
+    }
+
     /// Writes a row's outputs from `first` on, as many as it has of `sums`.
     ///
     /// # Safety
@@ -245,6 +275,11 @@ impl Panel<'_> {
         let weights = &weights[..k * VECTORS];
         let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &self.x[(row + r) * k..(row + r + 1) * k]);
         let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let start = self.start(row + r);
+            let (vectors, _) = S::as_simd_f32s(&start);
+            acc.copy_from_slice(&vectors[..VECTORS]);
+        }
         for (depth, w) in weights.chunks_exact(VECTORS).enumerate() {
             for r in 0..ROWS {
                 // SAFETY: `weights` was cut to `k * VECTORS`, so `depth < k`, and each row was cut to `k` elements.
@@ -267,7 +302,7 @@ impl Panel<'_> {
     fn run_scalar(self) {
         let k = self.panel.len() / PANEL;
         for (row, x) in self.x.chunks_exact(k).enumerate() {
-            let mut acc = [0.0f32; PANEL];
+            let mut acc = self.start(row);
             for (&x, w) in x.iter().zip(self.panel.chunks_exact(PANEL)) {
                 for (acc, &w) in acc.iter_mut().zip(w) {
                     *acc += x * w;
@@ -275,6 +310,15 @@ impl Panel<'_> {
             }
             self.store(row, &acc);
         }
+    }
+
+    /// What one row's sums start from.
+    #[inline(always)]
+    fn start(&self, row: usize) -> [f32; PANEL] {
+        let mut sums = [0.0; PANEL];
+        // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
+        unsafe { self.columns.read(row, 0, &mut sums) };
+        sums
     }
 
     #[inline(always)]
@@ -292,19 +336,24 @@ mod tests {
         (0..n).map(|i| ((i as f32 + seed) * 0.37).sin()).collect()
     }
 
-    /// Outputs `[rows, width]`, each row followed by one that has to stay as it is.
-    fn outputs(rows: usize, width: usize, run: impl FnOnce(Columns)) -> Vec<f32> {
-        let mut y = vec![9.0; rows * (width + 1)];
-        run(Columns { at: y.as_mut_ptr(), stride: width + 1, width });
-        assert!(y.chunks_exact(width + 1).all(|row| row[width] == 9.0), "a neighbour was written");
-        y
+    /// Outputs `[rows, width]`, each row followed by one that has to stay as it is: once of the product, once of it added to
+    /// what is there.
+    fn outputs(rows: usize, width: usize, run: impl Fn(Columns)) -> Vec<f32> {
+        let both = [false, true].map(|add| {
+            let mut y = vec![9.0; rows * (width + 1)];
+            run(Columns { at: y.as_mut_ptr(), stride: width + 1, width, add });
+            assert!(y.chunks_exact(width + 1).all(|row| row[width] == 9.0), "a neighbour was written");
+            y
+        });
+        assert_ne!(both[0], both[1]);
+        both.concat()
     }
 
     #[test]
     fn every_form_that_this_cpu_has_gives_the_same_bits() {
         for (rows, k, width) in [(1, 1, 1), (5, 40, 32), (6, 33, 16), (13, 70, 17), (64, 128, 31)] {
             let (x, panel) = (values(rows * k, 1.0), values(k * PANEL, 2.0));
-            let transposed = super::super::packed::transpose(&x, k);
+            let transposed = super::super::transpose::transposed(&x, k);
             let inputs =
                 [Input { data: &x, rows, row: k, depth: 1 }, Input { data: &transposed, rows, row: 1, depth: rows }];
             let want = outputs(rows, width, |columns| Arch::new().dispatch(Panel { x: &x, panel: &panel, columns }));

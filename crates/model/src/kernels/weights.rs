@@ -26,25 +26,6 @@ impl Element for bf16 {
     }
 }
 
-/// Rows of `k` numbers rounded to the nearest bf16 (ties to even), each row padded by zeros to a multiple of `multiple`.
-///
-/// A NaN stays one, which a plain rounding of its bits might not leave it.
-pub fn rounded(x: &[f32], k: usize, multiple: usize) -> Vec<bf16> {
-    let padded = k.next_multiple_of(multiple);
-    let mut out = vec![bf16::ZERO; x.len() / k * padded];
-    vectorized!({
-        for (out, x) in out.chunks_exact_mut(padded).zip(x.chunks_exact(k)) {
-            for (out, &x) in out.iter_mut().zip(x) {
-                let bits = x.to_bits();
-                let nearest = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
-                let quiet = (bits >> 16) | 0x40;
-                *out = bf16::from_bits(if x.is_nan() { quiet } else { nearest } as u16);
-            }
-        }
-    });
-    out
-}
-
 /// A row-major matrix of weights.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
@@ -96,19 +77,6 @@ impl<'a> Weights<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rounding_is_that_of_the_half_crate() {
-        let values: Vec<f32> = (0..1 << 20).map(|i| f32::from_bits(i * 4093)).collect();
-        let rows = rounded(&values, 4, 8);
-        for (row, values) in rows.chunks_exact(8).zip(values.chunks_exact(4)) {
-            for (&got, &value) in row.iter().zip(values) {
-                let want = bf16::from_f32(value);
-                assert!(got == want || got.is_nan() && want.is_nan(), "{value} became {got}, not {want}");
-            }
-            assert_eq!(row[4..], [bf16::ZERO; 4]);
-        }
-    }
 
     #[test]
     fn widening_is_exact() {

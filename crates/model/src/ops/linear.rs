@@ -1,36 +1,55 @@
 //! A linear layer: `y = x w^T + b`, with the bias gradient summed over rows by a product instead of a strided sum.
 //!
 //! The weights may be bf16 beside f32 activations: one matrix at a time is widened while it is packed. Weights that are
-//! not trained (a detached view's) get no gradient computed.
+//! not trained (a detached view's) get no gradient computed. All three products are in f32, or in bf16 with f32 sums
+//! ([`Compute`]); what goes in and comes out is f32 either way.
 
 use super::{elements, fused, output, weights, with_elements, with_weights};
-use crate::kernels::packed::Packed;
+use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
-/// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`.
-pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+/// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`. `compute` is for f32 activations on the CPU; elsewhere
+/// products are in the type of `x`.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) -> Result<Tensor> {
     if !fused(x) {
-        return composed(x, w, b);
+        return composed(x, w, b, compute);
     }
-    let x = x.contiguous()?;
+    let (x, op) = (x.contiguous()?, Linear { compute, value: true });
     match b {
-        Some(b) => x.apply_op3(w, b, Linear),
-        None => x.apply_op2(w, Linear),
+        Some(b) => x.apply_op3(w, b, op),
+        None => x.apply_op2(w, op),
     }
 }
 
+/// What only the gradients of [`linear`] are wanted of: its value is zeros where the fused op runs.
+pub(crate) fn gradient_of_linear(x: &Tensor, w: &Tensor, compute: Compute) -> Result<Tensor> {
+    if !fused(x) {
+        return composed(x, w, None, compute);
+    }
+    x.contiguous()?.apply_op2(w, Linear { compute, value: false })
+}
+
 /// The same of plain tensor ops, on any device.
-pub fn composed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.to_dtype(x.dtype())?.t()?)?;
+pub fn composed(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) -> Result<Tensor> {
+    // The gradient passes the rounding by, unrounded.
+    let rounded = |x: &Tensor| match compute {
+        Compute::Bf16 => x + (x.to_dtype(DType::BF16)?.to_dtype(x.dtype())? - x)?.detach(),
+        Compute::F32 => Ok(x.clone()),
+    };
+    let y = rounded(x)?.matmul(&rounded(&w.to_dtype(x.dtype())?)?.t()?)?;
     match b {
         Some(b) => y.broadcast_add(&b.to_dtype(x.dtype())?),
         None => Ok(y),
     }
 }
 
-struct Linear;
+struct Linear {
+    compute: Compute,
+    /// Whether the forward pass computes anything.
+    value: bool,
+}
 
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
@@ -39,12 +58,15 @@ impl CustomOp2 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, out, inner) = sizes(lx, lw)?;
+        if !self.value {
+            return Ok(output(vec![0.0; tokens * out], (tokens, out)));
+        }
         let (x, w) = (elements(x, lx, "linear")?, weights(w, lw, "linear")?);
-        Ok(output(forward(x, w, None, inner, out), (tokens, out)))
+        Ok(output(self.forward(x, w, None, (inner, out)), (tokens, out)))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        gradients(x, w, g)
+        self.gradients(x, w, g)
     }
 }
 
@@ -67,7 +89,7 @@ impl CustomOp3 for Linear {
         if b.len() != out {
             bail!("linear: a bias of {} for {out} outputs", b.len());
         }
-        Ok(output(forward(x, w, Some(b), inner, out), (tokens, out)))
+        Ok(output(self.forward(x, w, Some(b), (inner, out)), (tokens, out)))
     }
 
     fn bwd(
@@ -78,7 +100,7 @@ impl CustomOp3 for Linear {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = gradients(x, w, g)?;
+        let (dx, dw) = self.gradients(x, w, g)?;
         let out = b.elem_count();
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
         Ok((dx, dw, b.track_op().then(db).transpose()?))
@@ -93,57 +115,70 @@ fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
     Ok((tokens, out, inner))
 }
 
-fn forward(x: &[f32], w: Weights, bias: Option<&[f32]>, inner: usize, out: usize) -> Vec<f32> {
-    let w = match w {
-        Weights::F32(w) => Packed::stack(&[w], inner),
-        Weights::Bf16(w) => Packed::stack(&[w], inner),
-    };
-    let mut y = vec![0.0; x.len() / inner * out];
-    for_each_chunk(&mut y, ROWS_PER_TASK * out, |i, y| {
-        w.matmul(&x[i * ROWS_PER_TASK * inner..][..y.len() / out * inner], y);
+impl Linear {
+    fn forward(&self, x: &[f32], w: Weights, bias: Option<&[f32]>, (inner, out): (usize, usize)) -> Vec<f32> {
+        let w = match w {
+            Weights::F32(w) => packed_rows(w, inner, self.compute),
+            Weights::Bf16(w) => packed_rows(w, inner, self.compute),
+        };
+        let mut y = by_rows(x, &w, inner);
         if let Some(bias) = bias {
-            vectorized!(y.chunks_exact_mut(out).for_each(|row| math::axpy(row, 1.0, bias)));
+            for_each_chunk(&mut y, ROWS_PER_TASK * out, |_, y| {
+                vectorized!(y.chunks_exact_mut(out).for_each(|row| math::axpy(row, 1.0, bias)));
+            });
         }
-    });
-    y
-}
+        y
+    }
 
-/// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
-fn gradients(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    let (inner, out) = (x.dim(1)?, w.dim(0)?);
-    let dx = || {
-        let dx = with_weights(w, "linear", |w| {
-            with_elements(g, "linear", |g| {
-                Ok(match w {
-                    Weights::F32(w) => product(g, w, out, inner),
-                    Weights::Bf16(w) => product(g, w, out, inner),
+    /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
+    fn gradients(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (inner, out) = (x.dim(1)?, w.dim(0)?);
+        let dx = || {
+            let dx = with_weights(w, "linear", |w| {
+                with_elements(g, "linear", |g| {
+                    let w = match w {
+                        Weights::F32(w) => Packed::columns(w, inner, self.compute),
+                        Weights::Bf16(w) => Packed::columns(w, inner, self.compute),
+                    };
+                    Ok(by_rows(g, &w, out))
                 })
-            })
-        })?;
-        Tensor::from_vec(dx, x.shape(), x.device())
-    };
-    let dw = || {
-        let dw =
-            with_elements(x, "linear", |x| with_elements(g, "linear", |g| Ok(product_over_rows(g, x, out, inner))))?;
-        Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())
-    };
-    Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+            })?;
+            Tensor::from_vec(dx, x.shape(), x.device())
+        };
+        let dw = || {
+            let dw = with_elements(x, "linear", |x| {
+                with_elements(g, "linear", |g| {
+                    let mut dw = vec![0.0; out * inner];
+                    Packed::columns(x, inner, self.compute).matmul_transposed(g, &mut dw);
+                    Ok(dw)
+                })
+            })?;
+            Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())
+        };
+        Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+    }
 }
 
-/// `a b` of `a: [m, k]` and `b: [k, n]`.
-pub(crate) fn product<T: Element>(a: &[f32], b: &[T], k: usize, n: usize) -> Vec<f32> {
-    let b = Packed::columns(b, n);
-    let mut y = vec![0.0; a.len() / k * n];
-    for_each_chunk(&mut y, ROWS_PER_TASK * n, |i, y| {
-        b.matmul(&a[i * ROWS_PER_TASK * k..][..y.len() / n * k], y);
+/// `w: [out, in]` for `y = x w^T`.
+pub(crate) fn packed_rows<T: Element>(w: &[T], inner: usize, compute: Compute) -> Packed {
+    match compute {
+        Compute::F32 => Packed::stack(&[w], inner),
+        Compute::Bf16 => Packed::stack_pairs(&[w], inner),
+    }
+}
+
+/// The product of `x: [rows, k]` with a packed matrix.
+fn by_rows(x: &[f32], w: &Packed, k: usize) -> Vec<f32> {
+    let out = w.out();
+    let mut y = vec![0.0; x.len() / k * out];
+    if w.compute() == Compute::Bf16 {
+        // Each input is rounded once, and the threads share the panels.
+        w.matmul(x, &mut y);
+        return y;
+    }
+    for_each_chunk(&mut y, ROWS_PER_TASK * out, |i, y| {
+        w.matmul(&x[i * ROWS_PER_TASK * k..][..y.len() / out * k], y);
     });
-    y
-}
-
-/// `a^T b` of `a: [rows, m]` and `b: [rows, n]`: the sum over rows that a weight gradient is.
-pub(crate) fn product_over_rows(a: &[f32], b: &[f32], m: usize, n: usize) -> Vec<f32> {
-    let mut y = vec![0.0; m * n];
-    Packed::columns(b, n).matmul_transposed(a, &mut y);
     y
 }
 
@@ -167,28 +202,67 @@ pub(crate) fn column_sums(g: &[f32], width: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_twins, variable};
+    use super::super::testing::{assert_twins, gap, variable};
     use super::*;
+    use candle_core::Var;
+
+    const COMPUTE: Compute = Compute::F32;
 
     #[test]
     fn weights_in_bf16_equal_their_twin_and_frozen_ones_get_no_gradient() {
         let (x, w) = (variable(&[300, 33], 1), variable(&[70, 33], 2));
-        let narrow = w.as_detached_tensor().to_dtype(candle_core::DType::BF16).unwrap();
-        assert_twins(&[&x], || linear(&x, &narrow, None), || composed(&x, &narrow, None), 1e-5);
-        let store = linear(&x, &narrow, None).unwrap().sum_all().unwrap().backward().unwrap();
+        let narrow = w.as_detached_tensor().to_dtype(DType::BF16).unwrap();
+        assert_twins(&[&x], || linear(&x, &narrow, None, COMPUTE), || composed(&x, &narrow, None, COMPUTE), 1e-5);
+        let store = linear(&x, &narrow, None, COMPUTE).unwrap().sum_all().unwrap().backward().unwrap();
         assert!(store.get(&narrow).is_none());
-        let trained = candle_core::Var::from_tensor(&narrow).unwrap();
-        let store = linear(&x, &trained, None).unwrap().sum_all().unwrap().backward().unwrap();
-        assert_eq!(store.get(trained.as_tensor()).unwrap().dtype(), candle_core::DType::BF16);
+        let trained = Var::from_tensor(&narrow).unwrap();
+        let store = linear(&x, &trained, None, COMPUTE).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(store.get(trained.as_tensor()).unwrap().dtype(), DType::BF16);
     }
 
     #[test]
     fn equals_its_twin() {
         for (tokens, inner, out) in [(1, 3, 2), (9, 128, 64), (600, 16, 300)] {
             let (x, w, b) = (variable(&[tokens, inner], 1), variable(&[out, inner], 2), variable(&[out], 3));
-            assert_twins(&[&x, &w], || linear(&x, &w, None), || composed(&x, &w, None), 1e-5);
-            let (fused, twin) = (|| linear(&x, &w, Some(&b)), || composed(&x, &w, Some(&b)));
+            assert_twins(&[&x, &w], || linear(&x, &w, None, COMPUTE), || composed(&x, &w, None, COMPUTE), 1e-5);
+            let (fused, twin) = (|| linear(&x, &w, Some(&b), COMPUTE), || composed(&x, &w, Some(&b), COMPUTE));
             assert_twins(&[&x, &w, &b], fused, twin, 1e-5);
+        }
+    }
+
+    /// Gradients of a weighting that bf16 holds exactly, which are then sums of the same products as the twin's.
+    fn gradients(y: Tensor, variables: &[&Var]) -> Vec<Tensor> {
+        let weights = variable(y.dims(), 77).as_detached_tensor();
+        let weights = weights.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        let store = (y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+        variables.iter().map(|v| store.get(v.as_tensor()).unwrap().clone()).collect()
+    }
+
+    #[test]
+    fn products_in_bf16_equal_their_twin() {
+        for (tokens, inner, out) in [(1, 3, 2), (9, 128, 64), (301, 33, 130), (600, 16, 300)] {
+            let (x, w, b) = (variable(&[tokens, inner], 1), variable(&[out, inner], 2), variable(&[out], 3));
+            let fused = linear(&x, &w, Some(&b), Compute::Bf16).unwrap();
+            let twin = composed(&x, &w, Some(&b), Compute::Bf16).unwrap();
+            assert!(gap(&fused, &twin) < 1e-5);
+            let exact = linear(&x, &w, Some(&b), Compute::F32).unwrap();
+            assert!(gap(&fused, &exact) > 1e-5, "nothing was rounded");
+            let variables = [&x, &w, &b];
+            for (a, b) in gradients(fused, &variables).iter().zip(gradients(twin, &variables)) {
+                assert!(gap(a, &b) < 1e-5, "a gradient differs by {}", gap(a, &b));
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_alone_is_that_of_the_whole_op() {
+        for compute in [Compute::F32, Compute::Bf16] {
+            let (x, w) = (variable(&[40, 12], 1), variable(&[30, 12], 2));
+            let whole = gradients(linear(&x, &w, None, compute).unwrap(), &[&x, &w]);
+            let alone = gradients(gradient_of_linear(&x, &w, compute).unwrap(), &[&x, &w]);
+            for (a, b) in whole.iter().zip(alone) {
+                assert_eq!(gap(a, &b), 0.0);
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 //! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
 //! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
 
-use super::{elements, fused, output, streamed_head, weights, with_elements, with_weights};
+use super::{elements, fused, linear, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::packed::Compute;
 use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
@@ -26,6 +27,8 @@ pub struct Scored {
     pub targets: Arc<[u32]>,
     /// Divides the logits; log-probabilities are those of the distribution that was sampled.
     pub temperature: f32,
+    /// What the products with the head are computed in on the CPU.
+    pub compute: Compute,
 }
 
 /// One value a scored token, both `[scored]`, f32 and differentiable.
@@ -44,7 +47,14 @@ pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScor
     } else {
         composed(hidden, w, scored)?
     };
-    Ok(HeadScores { log_probs: both.narrow(0, 0, 1)?.squeeze(0)?, entropy: both.narrow(0, 1, 1)?.squeeze(0)? })
+    HeadScores::of(&both)
+}
+
+impl HeadScores {
+    /// From both, `[2, scored]`.
+    fn of(both: &Tensor) -> Result<Self> {
+        Ok(Self { log_probs: both.get(0)?, entropy: both.get(1)? })
+    }
 }
 
 fn check(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<()> {
@@ -64,7 +74,7 @@ pub fn composed(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<Tensor> 
     let device = hidden.device();
     let rows = Tensor::new(&*scored.rows, device)?;
     let targets = Tensor::new(&*scored.targets, device)?.unsqueeze(1)?;
-    let logits = hidden.index_select(&rows, 0)?.matmul(&w.to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)?;
+    let logits = linear::composed(&hidden.index_select(&rows, 0)?, w, None, scored.compute)?.to_dtype(DType::F32)?;
     let logits = (logits / scored.temperature as f64)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
@@ -74,12 +84,11 @@ pub fn composed(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<Tensor> 
 }
 
 /// Whether the threads share the product with the head instead of the tokens.
-fn shared_out(w: &Tensor) -> bool {
-    w.dtype() != DType::F32 || w.elem_count() > SHARED_OUT_ABOVE
+fn shared_out(w: Weights, compute: Compute) -> bool {
+    w.narrow().is_some() || compute == Compute::Bf16 || w.len() > SHARED_OUT_ABOVE
 }
 
-/// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of log-probabilities and entropies; that of
-/// the head `w: [vocab, width]`, if it is wanted, is added to `dw`, so that no second one exists. On the CPU.
+/// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of `scores`; that of the head `w: [vocab, width]`, if it is wanted, is added to `dw`, so that no second one exists. On the CPU.
 ///
 /// # Errors
 /// When a tensor is not on the CPU, `hidden` or `g` is not f32, or the shapes do not fit.
@@ -87,17 +96,24 @@ pub fn backward_into(
     hidden: &Tensor,
     w: &Tensor,
     scored: &Scored,
-    g: &Tensor,
+    (scores, g): (&HeadScores, &Tensor),
     dw: Option<&mut [f32]>,
 ) -> Result<Vec<f32>> {
     check(hidden, w, scored)?;
-    if g.dims() != [2, scored.rows.len()] || dw.as_ref().is_some_and(|dw| dw.len() != w.elem_count()) {
+    let scores = Tensor::cat(&[&scores.log_probs, &scores.entropy], 0)?;
+    if scores.dims() != [2 * scored.rows.len()]
+        || g.dims() != [2, scored.rows.len()]
+        || dw.as_ref().is_some_and(|dw| dw.len() != w.elem_count())
+    {
         bail!("log_prob: gradients {:?} of {} tokens, or of another head", g.dims(), scored.rows.len());
     }
     let width = hidden.dim(1)?;
     with_elements(hidden, "log_prob", |hidden| {
         with_weights(w, "log_prob", |w| {
-            with_elements(g, "log_prob", |g| Ok(streamed_head::Head { hidden, w, width, scored }.backward(g, dw)))
+            let head = streamed_head::Head { hidden, w, width, scored };
+            with_elements(&scores, "log_prob", |scores| {
+                with_elements(g, "log_prob", |g| Ok(head.backward(scores, g, dw)))
+            })
         })
     })
 }
@@ -237,17 +253,20 @@ impl CustomOp2 for LogProb {
         let width = lh.shape().dims2()?.1;
         let hidden = elements(h, lh, "log_prob")?;
         let scores = match weights(w, lw, "log_prob")? {
-            Weights::F32(w) if w.len() <= SHARED_OUT_ABOVE => self.forward(Head { hidden, w, width }),
+            Weights::F32(w) if !shared_out(Weights::F32(w), self.scored.compute) => {
+                self.forward(Head { hidden, w, width })
+            }
             w => streamed_head::Head { hidden, w, width, scored: &self.scored }.forward(),
         };
         Ok(output(scores, (2, self.scored.rows.len())))
     }
 
-    fn bwd(&self, hidden: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, hidden: &Tensor, w: &Tensor, y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let trained = w.track_op();
-        let (dx, dw) = if shared_out(w) {
+        let shared = with_weights(w, "log_prob", |w| Ok(shared_out(w, self.scored.compute)))?;
+        let (dx, dw) = if shared {
             let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
-            (backward_into(hidden, w, &self.scored, g, dw.as_deref_mut())?, dw)
+            (backward_into(hidden, w, &self.scored, (&HeadScores::of(y)?, g), dw.as_deref_mut())?, dw)
         } else {
             let width = hidden.dim(1)?;
             let (dx, dw) = with_elements(hidden, "log_prob", |hidden| {
@@ -274,7 +293,7 @@ mod tests {
         let rows: Arc<[u32]> = (0..37).map(|i| (i * 3) % 40).collect();
         let targets: Arc<[u32]> = (0..37).map(|i| (i * 7) % 50).collect();
         for temperature in [1.0, 0.6] {
-            let scored = Scored { rows: rows.clone(), targets: targets.clone(), temperature };
+            let scored = Scored { rows: rows.clone(), targets: targets.clone(), temperature, compute: Compute::F32 };
             let fused = || {
                 let scores = log_prob(&hidden, &w, &scored)?;
                 Tensor::stack(&[scores.log_probs, scores.entropy], 0)
@@ -287,7 +306,7 @@ mod tests {
     fn a_uniform_head_has_the_entropy_of_its_vocabulary() {
         let hidden = variable(&[3, 8], 1);
         let w = Tensor::zeros((16, 8), DType::F32, hidden.device()).unwrap();
-        let scored = Scored { rows: [0, 2].into(), targets: [3, 15].into(), temperature: 1.0 };
+        let scored = Scored { rows: [0, 2].into(), targets: [3, 15].into(), temperature: 1.0, compute: Compute::F32 };
         let scores = log_prob(&hidden, &w, &scored).unwrap();
         for value in scores.entropy.to_vec1::<f32>().unwrap() {
             assert!((value - 16f32.ln()).abs() < 1e-6);

@@ -20,7 +20,7 @@ pub use linear::linear;
 pub use log_prob::{HeadScores, log_prob};
 pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};
-pub use streamed_head::tokens_at_once as head_tokens_at_once;
+pub use streamed_head::workspace_bytes as head_workspace_bytes;
 pub use swiglu::swiglu;
 
 /// Whether the fused CPU kernels apply to the activations `x`.

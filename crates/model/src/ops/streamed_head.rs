@@ -1,25 +1,31 @@
-//! The head over a large vocabulary: by chunks of tokens and, within a chunk, by strips of the vocabulary.
+//! The head over a large vocabulary: by groups of tokens and, within a group, by strips of the vocabulary.
 //!
 //! The same formulas as in [`super::log_prob`]. There every task has the whole head for itself, and a gradient of it,
-//! which a vocabulary of 150,000 cannot pay for. Here the threads share one chunk of tokens: each multiplies it with strips
-//! of the head, of which only maximum and sums are kept in the forward pass (a softmax streamed over the vocabulary), and
-//! in the backward pass the gradient of a strip is added where the gradient of the head is summed.
+//! which a vocabulary of 150,000 cannot pay for. Here the threads share the products of one strip at a time. Of its logits the
+//! forward pass keeps maximum and sums alone (a softmax streamed over the vocabulary); the backward pass has the sum of
+//! all from what the forward pass gave, makes each logit once more, and adds the gradient of a strip where the gradient of
+//! the head is summed.
 
+use super::linear::packed_rows;
 use super::log_prob::Scored;
-use crate::kernels::gemm::{Dims, Mat, Write, gemm};
-use crate::kernels::weights::Weights;
-use crate::kernels::{map_chunks, map_tasks, math, vectorized};
+use crate::kernels::packed::{Compute, Packed};
+use crate::kernels::pairs;
+use crate::kernels::weights::{Element, Weights};
+use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
+use std::ops::Range;
 
-/// Rows of the head that one task multiplies at a time.
+/// Rows of the head in a strip.
 const STRIP: usize = 4096;
-/// Logits that exist at once in the backward pass: 128 MiB of them.
-pub const LOGITS: usize = 1 << 25;
-/// Fewest and most tokens of a chunk.
-const TOKENS: (usize, usize) = (16, 256);
+/// Tokens in a group: the logits that exist at once are those of a group in a strip, 16 MiB of them.
+const GROUP: usize = 1024;
+/// Tokens whose logits one task looks at.
+const ROWS: usize = 32;
 
-/// Tokens whose logits exist at once.
-pub fn tokens_at_once(vocab: usize) -> usize {
-    (LOGITS / vocab).clamp(TOKENS.0, TOKENS.1)
+/// The most bytes that scoring needs beside hidden states, head, and their gradients, for a head `[vocab, width]`: logits of a
+/// group in a strip, the same rounded (twice), the strip packed in both ways, and the group's hidden states three times.
+pub fn workspace_bytes(vocab: usize, width: usize) -> usize {
+    let strip = STRIP.min(vocab);
+    size_of::<f32>() * (2 * GROUP * strip + 2 * strip * width + 3 * GROUP * width)
 }
 
 /// The head and its input.
@@ -45,15 +51,14 @@ struct Softmax {
 }
 
 impl Softmax {
+    /// Over no logits.
+    const NONE: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 };
+
     /// Over logits that are divided by `1 / inverse`.
     #[inline(always)]
     fn of(z: &[f32], inverse: f32) -> Self {
         let max = math::max(z) * inverse;
-        let sum = math::sum_by(z, |z| math::exp(z * inverse - max));
-        let weighted = math::sum_by(z, |z| {
-            let s = z * inverse - max;
-            math::exp(s) * s
-        });
+        let (sum, weighted) = math::softmax_sums(z, inverse, max);
         Self { max, sum: sum.into(), weighted: weighted.into() }
     }
 
@@ -61,6 +66,9 @@ impl Softmax {
     fn and(self, other: Self) -> Self {
         let max = self.max.max(other.max);
         let moved = |part: Self| {
+            if part.sum == 0.0 {
+                return (0.0, 0.0);
+            }
             let shift = f64::from(part.max) - f64::from(max);
             (shift.exp() * part.sum, shift.exp() * (part.weighted + shift * part.sum))
         };
@@ -78,66 +86,69 @@ impl Softmax {
     }
 }
 
-/// Logits of one strip before the temperature, `[rows, strip]`.
-struct Strip {
-    first: usize,
-    len: usize,
-    z: Vec<f32>,
-}
-
 impl Head<'_> {
     fn vocab(&self) -> usize {
         self.w.len() / self.width
     }
 
-    fn chunks(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let (count, size) = (self.scored.rows.len(), tokens_at_once(self.vocab()));
-        (0..count).step_by(size).map(move |first| first..count.min(first + size))
+    fn strips(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let vocab = self.vocab();
+        (0..vocab).step_by(STRIP).map(move |first| first..vocab.min(first + STRIP))
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let count = self.scored.rows.len();
+        (0..count).step_by(GROUP).map(move |first| first..count.min(first + GROUP))
     }
 
     fn gather(&self, rows: &[u32]) -> Vec<f32> {
         rows.iter().flat_map(|&r| self.hidden[r as usize * self.width..][..self.width].iter().copied()).collect()
     }
 
-    fn strip(&self, index: usize, x: &[f32]) -> Strip {
-        let (first, k) = (index * STRIP, self.width);
-        let len = STRIP.min(self.vocab() - first);
-        let w = self.w.widened(first * k..(first + len) * k);
-        let m = x.len() / k;
-        let mut z = vec![0.0; m * len];
-        gemm(&mut z, len, Mat::rows(x, k), Mat::rows(&w, k).t(), Dims { m, n: len, k }, Write::Set);
-        Strip { first, len, z }
-    }
-
     fn inverse_temperature(&self) -> f32 {
         1.0 / self.scored.temperature
     }
 
-    fn softmaxes(&self, strip: &Strip) -> Vec<Softmax> {
-        let inverse = self.inverse_temperature();
-        let mut all = Vec::with_capacity(strip.z.len() / strip.len);
-        vectorized!(all.extend(strip.z.chunks_exact(strip.len).map(
-            #[inline(always)]
-            |z| Softmax::of(z, inverse)
-        )));
-        all
+    /// A strip for `x w^T`.
+    fn packed(&self, strip: &Range<usize>) -> Packed {
+        let range = strip.start * self.width..strip.end * self.width;
+        match self.w {
+            Weights::F32(w) => packed_rows(&w[range], self.width, self.scored.compute),
+            Weights::Bf16(w) => packed_rows(&w[range], self.width, self.scored.compute),
+        }
+    }
+
+    /// A strip for `x w`.
+    fn packed_columns(&self, strip: &Range<usize>) -> Packed {
+        let range = strip.start * self.width..strip.end * self.width;
+        match self.w {
+            Weights::F32(w) => Packed::columns(&w[range], self.width, self.scored.compute),
+            Weights::Bf16(w) => Packed::columns(&w[range], self.width, self.scored.compute),
+        }
     }
 
     /// Log-probabilities, then entropies of the scored tokens.
     pub fn forward(&self) -> Vec<f32> {
-        let (mut log_probs, mut entropies) = (Vec::new(), Vec::new());
-        let inverse = f64::from(self.inverse_temperature());
-        for chunk in self.chunks() {
-            let x = self.gather(&self.scored.rows[chunk.clone()]);
-            let targets = &self.scored.targets[chunk];
-            let parts = map_tasks(self.vocab().div_ceil(STRIP), |i| {
-                let strip = self.strip(i, &x);
-                (strip.targets(targets), self.softmaxes(&strip))
-            });
-            for row in 0..targets.len() {
-                let softmax = total(parts.iter().map(|(_, all)| all[row]));
-                let target = parts.iter().find_map(|(logits, _)| logits[row]).unwrap_or(f32::NAN);
-                log_probs.push((f64::from(target) * inverse - softmax.log_sum()) as f32);
+        let inverse = self.inverse_temperature();
+        let (mut log_probs, mut entropies, mut z) = (Vec::new(), Vec::new(), Vec::new());
+        for group in self.groups() {
+            let x = self.gather(&self.scored.rows[group.clone()]);
+            let targets = &self.scored.targets[group];
+            let mut softmaxes = vec![Softmax::NONE; targets.len()];
+            let mut at_targets = vec![f32::NAN; targets.len()];
+            for strip in self.strips() {
+                z.resize(targets.len() * strip.len(), 0.0);
+                self.packed(&strip).matmul(&x, &mut z);
+                let found = softmaxes_of(&z, strip.len(), inverse);
+                for (row, (softmax, found)) in softmaxes.iter_mut().zip(found).enumerate() {
+                    *softmax = softmax.and(found);
+                    if let Some(column) = within(&strip, targets[row]) {
+                        at_targets[row] = z[row * strip.len() + column];
+                    }
+                }
+            }
+            for (softmax, at_target) in softmaxes.iter().zip(at_targets) {
+                log_probs.push((f64::from(at_target) * f64::from(inverse) - softmax.log_sum()) as f32);
                 entropies.push(softmax.entropy() as f32);
             }
         }
@@ -145,105 +156,121 @@ impl Head<'_> {
         log_probs
     }
 
-    /// The gradient of the hidden states for the gradients `g` of what [`Self::forward`] gives; that of the head is added
-    /// to `dw` if it is wanted.
-    pub fn backward(&self, g: &[f32], mut dw: Option<&mut [f32]>) -> Vec<f32> {
-        let width = self.width;
+    /// The gradient of the hidden states for the gradients `g` of what [`Self::forward`] gave, which was `scores`; that of
+    /// the head is added to `dw` if it is wanted.
+    pub fn backward(&self, scores: &[f32], g: &[f32], mut dw: Option<&mut [f32]>) -> Vec<f32> {
+        let (width, count) = (self.width, self.scored.rows.len());
         let mut dx = vec![0.0; self.hidden.len()];
-        for chunk in self.chunks() {
-            let rows = &self.scored.rows[chunk.clone()];
+        let mut z = Vec::new();
+        for group in self.groups() {
+            let rows = &self.scored.rows[group.clone()];
             let x = self.gather(rows);
-            let strips = map_tasks(self.vocab().div_ceil(STRIP), |i| {
-                let strip = self.strip(i, &x);
-                let softmaxes = self.softmaxes(&strip);
-                (strip, softmaxes)
-            });
-            let of_row = |row| total(strips.iter().map(|(_, all): &(_, Vec<Softmax>)| all[row]));
+            let targets = &self.scored.targets[group.clone()];
             let gradient = LogitGradient {
-                softmaxes: (0..rows.len()).map(of_row).collect(),
-                log_probs: &g[chunk.clone()],
-                entropies: &g[self.scored.rows.len()..][chunk.clone()],
-                targets: &self.scored.targets[chunk],
+                log_sums: self.log_sums(&x, targets, &scores[group.clone()]),
+                entropies: &scores[count..][group.clone()],
+                of_log_probs: &g[group.clone()],
+                of_entropies: &g[count..][group],
+                targets,
                 inverse: self.inverse_temperature(),
             };
-            let through = |i: usize, dw: Option<&mut [f32]>| self.through_strip(&strips[i].0, &x, &gradient, dw);
-            let parts = match dw.as_deref_mut() {
-                Some(dw) => map_chunks(dw, STRIP * width, |i, dw| through(i, Some(dw))),
-                None => map_tasks(strips.len(), |i| through(i, None)),
-            };
+            let columns = Packed::columns(&x, width, self.scored.compute);
+            let mut dx_group = vec![0.0; x.len()];
+            for strip in self.strips() {
+                z.resize(rows.len() * strip.len(), 0.0);
+                self.packed(&strip).matmul(&x, &mut z);
+                gradient.replace(&mut z, &strip);
+                if let Some(dw) = dw.as_deref_mut() {
+                    columns.matmul_transposed_add(&z, &mut dw[strip.start * width..strip.end * width]);
+                }
+                self.packed_columns(&strip).matmul_add(&z, &mut dx_group);
+            }
             vectorized!({
-                for part in &parts {
-                    for (&row, part) in rows.iter().zip(part.chunks_exact(width)) {
-                        math::axpy(&mut dx[row as usize * width..][..width], 1.0, part);
-                    }
+                for (&row, part) in rows.iter().zip(dx_group.chunks_exact(width)) {
+                    math::axpy(&mut dx[row as usize * width..][..width], 1.0, part);
                 }
             });
         }
         dx
     }
 
-    /// One strip's part of the gradient of the chunk `x`; the strip's own is added to `dw`.
-    fn through_strip(&self, strip: &Strip, x: &[f32], gradient: &LogitGradient, dw: Option<&mut [f32]>) -> Vec<f32> {
-        let (m, n, width) = (x.len() / self.width, strip.len, self.width);
-        let dz = gradient.of(strip);
-        if let Some(dw) = dw {
-            gemm(dw, width, Mat::rows(&dz, n).t(), Mat::rows(x, width), Dims { m: n, n: width, k: m }, Write::Add);
-        }
-        let w = self.w.widened(strip.first * width..(strip.first + n) * width);
-        let mut dx = vec![0.0; x.len()];
-        gemm(&mut dx, width, Mat::rows(&dz, n), Mat::rows(&w, width), Dims { m, n: width, k: n }, Write::Set);
-        dx
-    }
-}
-
-/// The strips' parts together, in their order.
-fn total(parts: impl Iterator<Item = Softmax>) -> Softmax {
-    parts.reduce(Softmax::and).unwrap_or(Softmax { max: 0.0, sum: 1.0, weighted: 0.0 })
-}
-
-impl Strip {
-    /// The logits of those targets that are in the strip.
-    fn targets(&self, targets: &[u32]) -> Vec<Option<f32>> {
-        let at = |(row, &target): (usize, &u32)| {
-            let column = (target as usize).checked_sub(self.first).filter(|&c| c < self.len)?;
-            Some(self.z[row * self.len + column])
+    /// The logarithm of each token's sum, from its log-probability and the one logit that this is of.
+    fn log_sums(&self, x: &[f32], targets: &[u32], log_probs: &[f32]) -> Vec<f32> {
+        let (width, inverse) = (self.width, self.inverse_temperature());
+        let row = |target: u32| {
+            let range = target as usize * width..(target as usize + 1) * width;
+            match self.w {
+                Weights::F32(w) => as_multiplied(&w[range], self.scored.compute),
+                Weights::Bf16(w) => as_multiplied(&w[range], self.scored.compute),
+            }
         };
-        targets.iter().enumerate().map(at).collect()
+        let rows = x.chunks_exact(width).zip(targets).zip(log_probs);
+        rows.map(|((x, &target), log_prob)| {
+            let (x, w) = (as_multiplied(x, self.scored.compute), row(target));
+            let logit: f64 = x.iter().zip(&w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+            (logit * f64::from(inverse) - f64::from(*log_prob)) as f32
+        })
+        .collect()
     }
 }
 
-/// What the gradient of a chunk's logits is made of, one value a token.
+/// The numbers that a product multiplies.
+fn as_multiplied<T: Element>(x: &[T], compute: Compute) -> Vec<f32> {
+    match compute {
+        Compute::F32 => x.iter().map(|x| x.widen()).collect(),
+        Compute::Bf16 => pairs::of_rows(x, x.len()).into_iter().flat_map(pairs::both).take(x.len()).collect(),
+    }
+}
+
+/// A target's place in a strip, if it is there.
+fn within(strip: &Range<usize>, target: u32) -> Option<usize> {
+    (target as usize).checked_sub(strip.start).filter(|&column| column < strip.len())
+}
+
+/// Of each row of `z: [rows, len]`.
+fn softmaxes_of(z: &[f32], len: usize, inverse: f32) -> Vec<Softmax> {
+    let parts = map_tasks(z.len().div_ceil(ROWS * len), |i| {
+        let z = &z[i * ROWS * len..z.len().min((i + 1) * ROWS * len)];
+        let mut all = Vec::with_capacity(ROWS);
+        vectorized!({
+            for z in z.chunks_exact(len) {
+                all.push(Softmax::of(z, inverse));
+            }
+        });
+        all
+    });
+    parts.into_iter().flatten().collect()
+}
+
+/// What the gradient of a group's logits is made of, one value a token.
 struct LogitGradient<'a> {
-    softmaxes: Vec<Softmax>,
-    log_probs: &'a [f32],
+    log_sums: Vec<f32>,
     entropies: &'a [f32],
+    of_log_probs: &'a [f32],
+    of_entropies: &'a [f32],
     targets: &'a [u32],
     inverse: f32,
 }
 
 impl LogitGradient<'_> {
-    /// `[j = y] g - p_j (g + h (log p_j + entropy))`, over the temperature, for gradients `g` of the log-probability and
-    /// `h` of the entropy.
-    fn of(&self, strip: &Strip) -> Vec<f32> {
-        let inverse = self.inverse;
-        let mut dz = strip.z.clone();
-        for (row, dz) in dz.chunks_exact_mut(strip.len).enumerate() {
-            let (log_sum, entropy) = (self.softmaxes[row].log_sum() as f32, self.softmaxes[row].entropy() as f32);
-            let (g, h) = (self.log_probs[row], self.entropies[row]);
-            vectorized!(dz.iter_mut().for_each(
-                #[inline(always)]
-                |z| {
-                    let log_p = *z * inverse - log_sum;
-                    *z = -math::exp(log_p) * (g + h * (log_p + entropy)) * inverse;
+    /// Logits `z: [tokens, strip]` become `[j = y] g - p_j (g + h (log p_j + entropy))`, over the temperature, for gradients
+    /// `g` of the log-probability and `h` of the entropy.
+    fn replace(&self, z: &mut [f32], strip: &Range<usize>) {
+        for_each_chunk(z, ROWS * strip.len(), |i, z| {
+            for (row, z) in (i * ROWS..).zip(z.chunks_exact_mut(strip.len())) {
+                let (log_sum, entropy, inverse) = (self.log_sums[row], self.entropies[row], self.inverse);
+                let (g, h) = (self.of_log_probs[row], self.of_entropies[row]);
+                vectorized!({
+                    for z in z.iter_mut() {
+                        let log_p = *z * inverse - log_sum;
+                        *z = -math::exp(log_p) * (g + h * (log_p + entropy)) * inverse;
+                    }
+                });
+                if let Some(column) = within(strip, self.targets[row]) {
+                    z[column] += g * inverse;
                 }
-            ));
-            if let Some(column) = (self.targets[row] as usize).checked_sub(strip.first)
-                && let Some(z) = dz.get_mut(column)
-            {
-                *z += g * inverse;
             }
-        }
-        dz
+        });
     }
 }
 
@@ -256,12 +283,12 @@ mod tests {
     use candle_core::{DType, Tensor, Var};
     use std::sync::Arc;
 
-    /// More rows than a chunk and more logits than two strips.
+    /// More rows than a group and more logits than two strips.
     fn inputs(temperature: f32) -> (Var, Var, Scored) {
-        let (hidden, w) = (variable(&[300, 24], 1), variable(&[9000, 24], 2));
-        let rows: Arc<[u32]> = (0..290).map(|i| (i * 3) % 300).collect();
-        let targets: Arc<[u32]> = (0..290).map(|i| (i * 701) % 9000).collect();
-        (hidden, w, Scored { rows, targets, temperature })
+        let (hidden, w) = (variable(&[1300, 24], 1), variable(&[9000, 24], 2));
+        let rows: Arc<[u32]> = (0..1290).map(|i| (i * 3) % 1300).collect();
+        let targets: Arc<[u32]> = (0..1290).map(|i| (i * 701) % 9000).collect();
+        (hidden, w, Scored { rows, targets, temperature, compute: Compute::F32 })
     }
 
     fn check(w: &Tensor, hidden: &Var, scored: &Scored, trained: bool) {
@@ -273,8 +300,9 @@ mod tests {
             with_weights(w, "test", |w| {
                 let head = Head { hidden, w, width: 24, scored };
                 let mut dw = vec![0.0; w.len()];
-                let dx = head.backward(&g, trained.then_some(&mut dw[..]));
-                Ok((head.forward(), dx, dw))
+                let values = head.forward();
+                let dx = head.backward(&values, &g, trained.then_some(&mut dw[..]));
+                Ok((values, dx, dw))
             })
         })
         .unwrap();

@@ -6,7 +6,7 @@ mod timing;
 mod train;
 
 use anyhow::Result;
-use sampler::pick;
+use sampler::{Compute, pick};
 use serde::Serialize;
 
 use super::ready;
@@ -57,6 +57,16 @@ enum Kind {
 /// Measures speed.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let mut policy = ready::load(&args.model, args.dtype, args.device)?;
+    if args.kind == BenchKind::Train {
+        policy = policy.computed_in(match args.compute {
+            None => args.dtype,
+            Some(Compute::F32) => Dtype::F32,
+            Some(Compute::Bf16) => Dtype::Bf16,
+            Some(Compute::Int8) => {
+                return Err(UsageError::new("--compute int8: rollouts alone are computed in eight bits").into());
+            }
+        });
+    }
     if let Some(rank) = args.lora_rank {
         policy = policy.with_adapters(&every_projection(rank), SEED)?;
     }

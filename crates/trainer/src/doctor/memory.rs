@@ -2,7 +2,7 @@
 
 use model::config::Config as Shape;
 use model::lora;
-use model::ops::head_tokens_at_once;
+use model::ops::head_workspace_bytes;
 
 use sampler::Compute;
 
@@ -61,21 +61,23 @@ pub struct Update<'a> {
     pub tokens: usize,
     /// `model.recompute`.
     pub recompute: Option<bool>,
+    /// `optimizer.moments`.
+    pub moments: Dtype,
 }
 
 /// Estimates what forward, backward and AdamW take.
 ///
 /// With `P` parameters of `w` bytes, of which `T` are trained (all, or the adapters), `h` hidden, `f` feed-forward, `q` and
-/// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `c` tokens
-/// whose logits exist at once:
+/// `k` the widths of queries and of keys, `n` blocks, `V` tokens of the vocabulary, `m` tokens of a micro-batch, `s` the
+/// smaller of 4096 and `V`:
 ///
 /// | part | bytes |
 /// | --- | --- |
 /// | weights | `w P` |
 /// | gradients | `4 T` |
-/// | AdamW | `8 T`; `12 T` with the master copy of bf16 weights |
+/// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights |
 /// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections |
-/// | head | `4 c (V + h V / 4096)`: logits, and what each strip of the head gives for the hidden states |
+/// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states |
 /// | widening | `8 f h`: one matrix packed, and its gradient's other side |
 pub fn update(of: &Update) -> Need {
     let shape = of.shape;
@@ -90,7 +92,8 @@ pub fn update(of: &Update) -> Need {
     need.add("weights", width * parameters, format!("{} parameters x {name}", thousands(parameters)));
     need.add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
     let master = of.dtype == Dtype::Bf16 && of.lora.is_none();
-    let per_number = if master { 3 * F32 } else { 2 * F32 };
+    let moments = if of.moments == Dtype::Bf16 { 2 * BF16 } else { 2 * F32 };
+    let per_number = if master { moments + F32 } else { moments };
     let copies = if master { "moments and master copy" } else { "moments" };
     need.add("AdamW", per_number * trained, format!("trained x {per_number} ({copies})"));
     let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
@@ -100,9 +103,9 @@ pub fn update(of: &Update) -> Need {
         let how = if recompute { "blocks recomputed" } else { "blocks kept" };
         format!("{} tokens of a micro-batch, {how}", thousands(tokens))
     });
-    let (h, f, vocab) = (shape.hidden_size as u64, shape.intermediate_size as u64, shape.vocab_size as u64);
-    let at_once = tokens.min(head_tokens_at_once(shape.vocab_size) as u64);
-    need.add("head", F32 * at_once * (vocab + h * vocab / 4096), format!("logits of {at_once} tokens"));
+    let (h, f) = (shape.hidden_size as u64, shape.intermediate_size as u64);
+    let head = head_workspace_bytes(shape.vocab_size, shape.hidden_size) as u64;
+    need.add("head", head, "logits of a strip of the vocabulary, and what they are made of");
     need.add("widening", 2 * F32 * f * h, "one matrix packed, and what its gradient is made of");
     need
 }
@@ -132,6 +135,7 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
         lora: lora.as_ref(),
         tokens: micro_batch(config),
         recompute: config.model.recompute,
+        moments: config.optimizer.moments,
     });
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };

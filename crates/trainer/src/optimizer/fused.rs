@@ -1,5 +1,6 @@
 //! AdamW's update in one pass over host memory, written into the storage of the variable.
 
+use super::moments::{Kept, Moment, chance};
 use super::{CHUNK, Factors};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 use half::{bf16, f16};
@@ -15,8 +16,8 @@ pub(super) struct Update<'a> {
 }
 
 struct Slices<'a> {
-    first: &'a mut [f32],
-    second: &'a mut [f32],
+    first: &'a mut Moment,
+    second: &'a mut Moment,
     master: Option<&'a mut Vec<f32>>,
 }
 
@@ -32,12 +33,13 @@ struct Narrow {
     second_scale: f32,
     epsilon: f32,
     keep: f32,
+    /// Of this update of this variable, for [`chance`].
+    update: u32,
 }
 
 impl<'a> Update<'a> {
     pub(super) fn new(
-        first: &'a mut [f32],
-        second: &'a mut [f32],
+        [first, second]: [&'a mut Moment; 2],
         master: Option<&'a mut Vec<f32>>,
         gradient: &'a [f32],
         f: Factors,
@@ -55,6 +57,7 @@ impl<'a> Update<'a> {
                 second_scale: f.second_scale as f32,
                 epsilon: f.epsilon as f32,
                 keep: f.keep as f32,
+                update: f.update,
             },
         }
     }
@@ -88,21 +91,37 @@ impl InplaceOp1 for Update<'_> {
     }
 }
 
+fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: Narrow) {
+    match (first, second) {
+        (Moment::F32(first), Moment::F32(second)) => each(values, first, second, gradient, f),
+        (Moment::Bf16(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
+        // Both are made alike; this one keeps the match whole.
+        (Moment::F32(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
+        (Moment::Bf16(first), Moment::F32(second)) => each(values, first, second, gradient, f),
+    }
+}
+
 /// Values are independent, so the split over threads doesn't change them.
-fn update(values: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32], f: Narrow) {
+fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: Narrow) {
     values
         .par_chunks_mut(CHUNK)
         .zip(first.par_chunks_mut(CHUNK))
         .zip(second.par_chunks_mut(CHUNK))
         .zip(gradient.par_chunks(CHUNK))
-        .for_each(|(((values, first), second), gradient)| {
+        .enumerate()
+        .for_each(|(i, (((values, first), second), gradient))| {
             let moments = first.iter_mut().zip(second);
-            for ((value, (first, second)), gradient) in values.iter_mut().zip(moments).zip(gradient) {
+            let places = (i * CHUNK) as u32..;
+            for (((value, (first, second)), gradient), place) in
+                values.iter_mut().zip(moments).zip(gradient).zip(places)
+            {
                 let gradient = gradient * f.grad_scale;
-                *first = *first * f.beta1 + gradient * f.one_minus_beta1;
-                *second = *second * f.beta2 + gradient * gradient * f.one_minus_beta2;
-                let divisor = second.sqrt() * f.second_scale + f.epsilon;
-                *value = *value * f.keep - *first / divisor * f.step_size;
+                let m = first.load() * f.beta1 + gradient * f.one_minus_beta1;
+                let v = second.load() * f.beta2 + gradient * gradient * f.one_minus_beta2;
+                let chance = chance(f.update, place);
+                (*first, *second) = (A::store(m, chance), B::store(v, chance >> 16));
+                let divisor = v.sqrt() * f.second_scale + f.epsilon;
+                *value = *value * f.keep - m / divisor * f.step_size;
             }
         });
 }

@@ -1,5 +1,5 @@
 //! The optimiser's state as a safetensors file: `NAME.first_moment`, `NAME.second_moment` and, for a variable that is
-//! not f32, `NAME.master`, all f32; the step count is in the file's metadata.
+//! not f32, `NAME.master`, all f32 (moments in bf16 widened); the step count is in the file's metadata.
 
 use super::{AdamW, Entry, State};
 use crate::checkpoint::tensors::TensorFile;
@@ -112,11 +112,10 @@ impl Entry {
     /// The stored tensors, in the order of their names.
     fn values(&self) -> Result<Vec<(String, Values<'_>)>> {
         let values: Vec<Cow<[f32]>> = match &self.state {
-            State::Host { first, second, master } => [Some(first), Some(second), master.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|values| Cow::Borrowed(values.as_slice()))
-                .collect(),
+            State::Host { first, second, master } => {
+                let master = master.as_ref().map(|values| Cow::Borrowed(values.as_slice()));
+                [Some(first.values()), Some(second.values()), master].into_iter().flatten().collect()
+            }
             State::Device { first, second, master } => [Some(first), Some(second), master.as_ref()]
                 .into_iter()
                 .flatten()
@@ -143,14 +142,20 @@ impl Entry {
         } else {
             None
         };
-        self.state = match self.state {
-            State::Host { .. } => State::Host { first, second, master },
-            State::Device { .. } => State::Device {
-                first: tensor(first)?,
-                second: tensor(second)?,
-                master: master.map(tensor).transpose()?,
-            },
-        };
+        match &mut self.state {
+            State::Host { first: old_first, second: old_second, master: old_master } => {
+                old_first.set(first);
+                old_second.set(second);
+                *old_master = master;
+            }
+            State::Device { .. } => {
+                self.state = State::Device {
+                    first: tensor(first)?,
+                    second: tensor(second)?,
+                    master: master.map(tensor).transpose()?,
+                };
+            }
+        }
         Ok(())
     }
 }

@@ -32,7 +32,14 @@ fn assert_close(actual: &[f32], expected: &[f64]) {
 
 /// Short fractions, so that the arithmetic can be followed.
 fn simple() -> AdamWSettings {
-    AdamWSettings { beta1: 0.5, beta2: 0.75, epsilon: 1e-12, weight_decay: 0.5, max_grad_norm: 0.0 }
+    AdamWSettings {
+        beta1: 0.5,
+        beta2: 0.75,
+        epsilon: 1e-12,
+        weight_decay: 0.5,
+        max_grad_norm: 0.0,
+        narrow_moments: false,
+    }
 }
 
 /// Pseudo-random values in [-1, 1), the same everywhere.

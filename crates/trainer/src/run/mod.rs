@@ -117,6 +117,7 @@ fn learn(run: &mut Run, batch: &Batch) -> Result<Learned> {
         model: &run.policy.model,
         reference: run.reference.as_ref(),
         optimizer: &mut run.optimizer,
+        gradients: &mut run.gradients,
         largest_budget: run.schedule.largest(),
         skipped_in_a_row: run.skipped_in_a_row,
     };

@@ -14,7 +14,7 @@ use crate::commands::{UsageError, note};
 use crate::config::Config;
 use crate::data::Problems;
 use crate::metrics::MetricsWriter;
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, Gradients};
 use crate::policy::{Policy, extraction, open_device};
 
 /// Everything a step works on.
@@ -29,6 +29,8 @@ pub struct Run {
     pub reference: Option<Qwen2>,
     pub engine: Local,
     pub optimizer: AdamW,
+    /// Kept from one update to the next: its memory is as large as the weights.
+    pub gradients: Gradients,
     pub extraction: Extraction,
     pub metrics: MetricsWriter,
     pub checkpoints: Checkpoints,
@@ -69,6 +71,7 @@ impl Run {
         let held_out = held_out.first(config.evaluate.problems).into_iter().map(|(_, problem)| problem).collect();
         let reference = policy.reference(&config)?;
         let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
+        let gradients = Gradients::new(policy.model.variables())?;
         if let Some(from) = &from {
             restore(&policy, &mut optimizer, &from.path)?;
         }
@@ -96,6 +99,7 @@ impl Run {
             policy,
             reference,
             optimizer,
+            gradients,
             metrics,
             step,
             _lock: lock,

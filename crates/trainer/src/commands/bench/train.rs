@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::timing::repeat;
 use super::{lengths, random_rows};
 use crate::cli::BenchArgs;
+use crate::config::Dtype;
 use crate::doctor::memory;
-use crate::optimizer::{AdamW, AdamWSettings};
+use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::Policy;
 use crate::update::{self, Pass, Sequence};
 
@@ -51,10 +52,13 @@ pub(super) fn run(args: &BenchArgs, policy: &Policy) -> Result<Found> {
         lora: policy.model.lora(),
         tokens: passes.iter().map(|pass| computed[pass.clone()].iter().sum()).max().unwrap_or(0),
         recompute: None,
+        moments: args.moments,
     });
     let pass = Pass { temperature: 1.0, recompute: None };
     let mean = -1.0 / responses.iter().sum::<usize>() as f64;
-    let mut optimizer = AdamW::new(policy.model.variables(), AdamWSettings::default())?;
+    let settings = AdamWSettings { narrow_moments: args.moments == Dtype::Bf16, ..AdamWSettings::default() };
+    let mut optimizer = AdamW::new(policy.model.variables(), settings)?;
+    let mut gradients = Gradients::new(policy.model.variables())?;
     let mut losses = Vec::new();
     let seconds = repeat(args.repeats, || {
         let loss = |range: Range<usize>, scores: &model::ops::HeadScores| {
@@ -68,7 +72,7 @@ pub(super) fn run(args: &BenchArgs, policy: &Policy) -> Result<Found> {
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))
         };
-        let (gradients, parts) = update::gradients(&policy.model, &sequences, &passes, pass, loss)?;
+        let parts = update::gradients(&mut gradients, &policy.model, (&sequences, &passes), pass, loss)?;
         optimizer.step(&gradients, args.learning_rate)?;
         losses.push(parts.iter().sum());
         Ok(())

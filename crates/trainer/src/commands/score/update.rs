@@ -16,7 +16,7 @@ use crate::config::{Config, Overrides};
 use crate::doctor;
 use crate::learn::{Group, Learned, Learner};
 use crate::metrics::LearningFigures;
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, Gradients};
 use crate::policy::Policy;
 
 /// The rollouts of one problem, owned.
@@ -74,6 +74,7 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
     let policy = ready::load(&args.model, config.model.dtype, args.device)?.to_train(&config)?;
     let groups = groups(args, &policy.model)?;
     let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
+    let mut gradients = Gradients::new(policy.model.variables())?;
     let reference = reference(args, &config, &policy)?;
     let schedule = config.schedule.budget()?;
     let rate = config.optimizer.rate(schedule.total_steps())?;
@@ -83,6 +84,7 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
         model: &policy.model,
         reference: reference.as_ref(),
         optimizer: &mut optimizer,
+        gradients: &mut gradients,
         largest_budget: schedule.largest(),
         skipped_in_a_row: 0,
     };
