@@ -51,15 +51,31 @@ pub unsafe fn product(x: Input, panel: &[f32], y: Columns) {
 /// `x` has these rows, of `panel.len() / PANEL` elements; for `y` as in [`product`].
 #[target_feature(enable = "neon")]
 unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize, half: usize) {
+    let mut sums = [[0.0f32; HALF]; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: as the caller vouches.
+        unsafe { y.read(row + r, half * HALF, sums) };
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { accumulate(x, panel, row, half, &mut sums) };
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: as the caller vouches.
+        unsafe { y.write(row + r, half * HALF, sums) };
+    }
+}
+
+/// Adds to the sums of the `R` rows from `row` on. A function of its own, or the compiler keeps some of the sums on the stack.
+///
+/// # Safety
+/// `x` has these rows, of `panel.len() / PANEL` elements.
+#[inline(never)]
+#[target_feature(enable = "neon")]
+unsafe fn accumulate<const R: usize>(x: Input, panel: &[f32], row: usize, half: usize, out: &mut [[f32; HALF]; R]) {
     let k = panel.len() / PANEL;
     let (first, w) = (x.data.as_ptr().wrapping_add(row * x.row), panel.as_ptr().wrapping_add(half * HALF));
     let mut sums: [[float32x4_t; VECTORS]; R] = std::array::from_fn(|r| {
-        let mut start = [0.0f32; HALF];
-        // SAFETY: as the caller vouches; there are as many numbers as `VECTORS` registers have.
-        unsafe {
-            y.read(row + r, half * HALF, &mut start);
-            std::array::from_fn(|v| vld1q_f32(start.as_ptr().wrapping_add(v * LANES)))
-        }
+        // SAFETY: a row of `out` has as many numbers as `VECTORS` registers.
+        unsafe { std::array::from_fn(|v| vld1q_f32(out[r].as_ptr().wrapping_add(v * LANES))) }
     });
     for depth in 0..k {
         let at = w.wrapping_add(depth * PANEL);
@@ -73,13 +89,10 @@ unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize, 
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        let mut out = [0.0f32; HALF];
+    for (sums, out) in sums.iter().zip(out) {
         for (sum, out) in sums.iter().zip(out.chunks_exact_mut(LANES)) {
             // SAFETY: a chunk has `LANES = 4` elements.
             unsafe { vst1q_f32(out.as_mut_ptr(), *sum) };
         }
-        // SAFETY: as the caller vouches.
-        unsafe { y.write(row + r, half * HALF, &out) };
     }
 }
