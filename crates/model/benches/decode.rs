@@ -96,26 +96,26 @@ fn attention(bencher: Bencher, (dim, group, len): (usize, usize, usize)) {
         .bench_local(|| seen.attend(black_box(&queries), &mut out, &mut scores));
 }
 
-/// One token for each of so many rows that hold 100 others, on all threads.
-#[divan::bench(args = [(Model::Embedded, 1), (Model::Embedded, 64), (Model::HalfB, 1), (Model::HalfB, 32)])]
+/// Steps that are measured.
+const STEPS: u32 = 40;
+
+/// One token for each of so many rows, which hold 100 others and those of the steps before, on all threads.
+#[divan::bench(
+    args = [(Model::Embedded, 1), (Model::Embedded, 64), (Model::HalfB, 1), (Model::HalfB, 32)],
+    sample_count = STEPS,
+    sample_size = 1,
+)]
 fn step(bencher: Bencher, (model, rows): (Model, usize)) {
     const HELD: usize = 100;
-    let model = model.random();
-    let decoder = Decoder::pack(&model, Compute::F32).unwrap();
+    let decoder = Decoder::pack(&model.random(), Compute::F32).unwrap();
+    // One more, by which a bench is tried out.
+    let longest = HELD + STEPS as usize + 1;
+    let mut pool = Pool::new(decoder.config(), rows * blocks_for(longest));
+    let mut sequences: Vec<Sequence> = (0..rows).map(|_| Sequence::default()).collect();
+    sequences.iter_mut().for_each(|sequence| assert!(pool.reserve(sequence, longest)));
     let mut workspace = Workspace::default();
-    bencher
-        .counter(ItemsCount::new(rows))
-        .with_inputs(|| {
-            let mut pool = Pool::new(decoder.config(), rows * blocks_for(HELD + 1));
-            let mut rows: Vec<Sequence> = (0..rows).map(|_| Sequence::default()).collect();
-            rows.iter_mut().for_each(|row| assert!(pool.reserve(row, HELD + 1)));
-            feed(&decoder, &mut Workspace::default(), &mut rows, HELD);
-            rows
-        })
-        .bench_local_values(|mut rows| {
-            feed(&decoder, &mut workspace, &mut rows, 1);
-            rows
-        });
+    feed(&decoder, &mut workspace, &mut sequences, HELD);
+    bencher.counter(ItemsCount::new(rows)).bench_local(|| feed(&decoder, &mut workspace, &mut sequences, 1));
 }
 
 fn feed(decoder: &Decoder, workspace: &mut Workspace, rows: &mut [Sequence], tokens: usize) {

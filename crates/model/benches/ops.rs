@@ -55,19 +55,37 @@ impl fmt::Display for Shape {
     }
 }
 
+/// What of an operation is measured.
+trait Pass {
+    const BACKWARD: bool;
+}
+
+/// The operation over constants.
+struct Forward;
+
+/// The operation over variables, and the gradients of its sum.
+struct WithBackward;
+
+impl Pass for Forward {
+    const BACKWARD: bool = false;
+}
+
+impl Pass for WithBackward {
+    const BACKWARD: bool = true;
+}
+
 /// A variable with values between -0.5 and 0.5.
 fn variable(shape: &[usize], seed: f32) -> Var {
     let values: Vec<f32> = (0..shape.iter().product()).map(|i| 0.5 * ((i as f32 + seed) * 0.37).sin()).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// Measures the operation over constants, and over variables with its backward.
-fn measure(bencher: Bencher, shape: Shape, backward: bool, inputs: &[Var], run: impl Fn(&[Tensor]) -> Tensor) {
+fn measure<P: Pass>(bencher: Bencher, shape: Shape, inputs: &[Var], run: impl Fn(&[Tensor]) -> Tensor) {
     let inputs: Vec<Tensor> =
-        inputs.iter().map(|var| if backward { var.as_tensor().clone() } else { var.as_detached_tensor() }).collect();
+        inputs.iter().map(|var| if P::BACKWARD { var.as_tensor().clone() } else { var.as_detached_tensor() }).collect();
     bencher.counter(ItemsCount::new(shape.tokens)).bench_local(|| {
         let out = run(&inputs);
-        if backward {
+        if P::BACKWARD {
             drop(black_box(out.sum_all().unwrap().backward().unwrap()));
         } else {
             drop(black_box(out));
@@ -75,49 +93,49 @@ fn measure(bencher: Bencher, shape: Shape, backward: bool, inputs: &[Var], run: 
     });
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 20, sample_size = 1)]
-fn rms_norm<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 20, sample_size = 1)]
+fn rms_norm<P: Pass>(bencher: Bencher, shape: Shape) {
     let inputs = [variable(&[shape.tokens, shape.hidden], 1.0), variable(&[shape.hidden], 2.0)];
-    measure(bencher, shape, BACKWARD, &inputs, |x| ops::rms_norm(&x[0], &x[1], 1e-6).unwrap());
+    measure::<P>(bencher, shape, &inputs, |x| ops::rms_norm(&x[0], &x[1], 1e-6).unwrap());
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 20, sample_size = 1)]
-fn rope<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 20, sample_size = 1)]
+fn rope<P: Pass>(bencher: Bencher, shape: Shape) {
     let Heads { query, dim, .. } = shape.heads;
     let table = RopeTable::new(dim, 1e4, shape.tokens);
     let positions: Arc<[u32]> = (0..shape.tokens as u32).collect();
     let inputs = [variable(&[shape.tokens, query * dim], 1.0)];
-    measure(bencher, shape, BACKWARD, &inputs, |x| ops::rope(&x[0], &table, &positions).unwrap());
+    measure::<P>(bencher, shape, &inputs, |x| ops::rope(&x[0], &table, &positions).unwrap());
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 20, sample_size = 1)]
-fn swiglu<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 20, sample_size = 1)]
+fn swiglu<P: Pass>(bencher: Bencher, shape: Shape) {
     let inputs = [1.0, 2.0].map(|seed| variable(&[shape.tokens, shape.inner], seed));
-    measure(bencher, shape, BACKWARD, &inputs, |x| ops::swiglu(&x[0], &x[1]).unwrap());
+    measure::<P>(bencher, shape, &inputs, |x| ops::swiglu(&x[0], &x[1]).unwrap());
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 10, sample_size = 1)]
-fn attention<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 10, sample_size = 1)]
+fn attention<P: Pass>(bencher: Bencher, shape: Shape) {
     let Heads { query, key_value, dim } = shape.heads;
     let offsets: Arc<[usize]> = (0..=SEQUENCES).map(|i| i * shape.tokens / SEQUENCES).collect();
     let rows = |heads: usize, seed| variable(&[shape.tokens, heads * dim], seed);
     let inputs = [rows(query, 1.0), rows(key_value, 2.0), rows(key_value, 3.0)];
     let run = |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], shape.heads, &offsets).unwrap();
-    measure(bencher, shape, BACKWARD, &inputs, run);
+    measure::<P>(bencher, shape, &inputs, run);
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 10, sample_size = 1)]
-fn linear<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 10, sample_size = 1)]
+fn linear<P: Pass>(bencher: Bencher, shape: Shape) {
     let inputs = [
         variable(&[shape.tokens, shape.hidden], 1.0),
         variable(&[shape.inner, shape.hidden], 2.0),
         variable(&[shape.inner], 3.0),
     ];
-    measure(bencher, shape, BACKWARD, &inputs, |x| ops::linear(&x[0], &x[1], Some(&x[2]), Compute::F32).unwrap());
+    measure::<P>(bencher, shape, &inputs, |x| ops::linear(&x[0], &x[1], Some(&x[2]), Compute::F32).unwrap());
 }
 
-#[divan::bench(args = SHAPES, consts = [false, true], sample_count = 5, sample_size = 1)]
-fn head<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
+#[divan::bench(args = SHAPES, types = [Forward, WithBackward], sample_count = 5, sample_size = 1)]
+fn head<P: Pass>(bencher: Bencher, shape: Shape) {
     let inputs = [variable(&[shape.tokens, shape.hidden], 1.0), variable(&[shape.vocab, shape.hidden], 2.0)];
     let scored = Scored {
         rows: (0..shape.tokens as u32).collect(),
@@ -126,5 +144,5 @@ fn head<const BACKWARD: bool>(bencher: Bencher, shape: Shape) {
         compute: Compute::F32,
     };
     let run = |x: &[Tensor]| ops::log_prob(&x[0], &x[1], &scored).unwrap().log_probs;
-    measure(bencher, shape, BACKWARD, &inputs, run);
+    measure::<P>(bencher, shape, &inputs, run);
 }

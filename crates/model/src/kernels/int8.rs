@@ -175,12 +175,12 @@ impl Rounded {
             for (x, (words, block_scale)) in blocks.zip(rounded) {
                 let (scale, inverse) = scale(x);
                 *block_scale = scale;
-                for (word, x) in words.iter_mut().zip(x.chunks(GROUP)) {
-                    let mut bytes = [0u8; GROUP];
-                    for (byte, &x) in bytes.iter_mut().zip(x) {
-                        *byte = round(x, inverse).wrapping_add(OFFSET) as u8;
-                    }
-                    *word = u32::from_le_bytes(bytes);
+                let mut bytes = [0u8; BLOCK];
+                for (byte, &x) in bytes.iter_mut().zip(x) {
+                    *byte = round(x, inverse).wrapping_add(OFFSET) as u8;
+                }
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<GROUP>().0) {
+                    *word = u32::from_le_bytes(*bytes);
                 }
             }
         });
@@ -216,7 +216,15 @@ impl Rounded {
 /// the scale is not a number, so that what comes of the row is none either.
 #[inline(always)]
 fn scale(values: &[f32]) -> (f32, f32) {
-    let largest = values.iter().fold(0.0f32, |largest, v| if v.abs() > largest { v.abs() } else { largest });
+    let larger = |a: f32, v: f32| if v.abs() > a { v.abs() } else { a };
+    let mut lanes = [0.0f32; math::LANES];
+    let (chunks, rest) = values.as_chunks::<{ math::LANES }>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, v);
+        }
+    }
+    let largest = lanes.iter().chain(rest).fold(0.0, |a, &v| larger(a, v));
     // Zero of finite values.
     let spoiled = math::sum_by(values, |v| v * 0.0);
     if largest > 0.0 { (largest / 127.0 + spoiled, 127.0 / largest) } else { (spoiled, 0.0) }
