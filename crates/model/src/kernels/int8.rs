@@ -17,7 +17,7 @@ use std::ops::Range;
 pub(super) const GROUP: usize = 4;
 
 /// Inputs that share a scale.
-pub(super) const BLOCK: usize = 128;
+pub const BLOCK: usize = 128;
 
 /// What is added to a rounded input, so that it has no sign: the instruction takes unsigned by signed numbers.
 const OFFSET: i32 = 128;
