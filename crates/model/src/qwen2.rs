@@ -7,9 +7,10 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernels::packed::Compute;
 use crate::lora::{self, Adapter, Adapters};
+use crate::ops::attention::Form;
 use crate::ops::linear::gradient_of_linear;
 use crate::ops::log_prob::Scored;
-use crate::ops::{HeadScores, RopeTable, attention, linear, log_prob, rms_norm, rope, swiglu};
+use crate::ops::{HeadScores, RopeTable, attention, embedding, linear, log_prob, rms_norm, rope, swiglu};
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -330,8 +331,7 @@ impl Qwen2 {
         if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
-        let ids = Tensor::new(batch.tokens.as_slice(), &self.device)?;
-        let rows = self.embedding.index_select(&ids, 0)?;
+        let rows = embedding(&self.embedding, &batch.tokens.as_slice().into())?;
         Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 
@@ -358,7 +358,7 @@ impl Qwen2 {
         }
         let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
         let v = layer.v.apply(&normed, compute)?;
-        let mixed = attention(&q, &k, &v, heads, &batch.offsets)?;
+        let mixed = attention(&q, &k, &v, Form { heads, compute }, &batch.offsets)?;
         let x = (x + layer.o.apply(&mixed, compute)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
         let gated = swiglu(&layer.gate.apply(&normed, compute)?, &layer.up.apply(&normed, compute)?)?;

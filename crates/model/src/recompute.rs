@@ -1,11 +1,13 @@
 //! Backward by block: only the residual stream between blocks is kept, and each block is computed a second time when its
 //! gradient is due (Chen et al. 2016, arXiv 1604.06174).
 //!
-//! A block's activations then live only while it is being differentiated, at the cost of one more forward pass. On the
-//! CPU the two matrices that are as large as the vocabulary have their gradients added where they are summed: nothing of
-//! that size is made on the way.
+//! A block's activations then live only while it is being differentiated, at the cost of one more forward pass. The two
+//! matrices that are as large as the vocabulary have their gradients added where they are summed, on the CPU and on a GPU
+//! with kernels for it: nothing of that size is made on the way.
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, fused, log_prob};
 use crate::qwen2::{PackedBatch, Qwen2};
 use candle_core::backprop::GradStore;
@@ -25,6 +27,12 @@ pub trait Sink<E> {
     /// The sum of a trainable variable's gradients as f32 in host memory, row-major, for something to be added to it; `None`
     /// where there is no such memory.
     fn host(&mut self, _variable: &Tensor) -> Option<&mut [f32]> {
+        None
+    }
+
+    /// The sum of a trainable variable's gradients on its GPU, f32 and in its shape, for a kernel to add to it in place; `None`
+    /// where there is no such tensor.
+    fn device(&mut self, _variable: &Tensor) -> Option<Tensor> {
         None
     }
 }
@@ -83,7 +91,14 @@ fn through_head<T, E: From<Error>>(
 ) -> Result<(Tensor, T), E> {
     let leaf = leaf(last)?;
     let head = model.head_weight();
-    let in_place = fused(last) && (!head.track_op() || sink.host(head).is_some());
+    #[cfg(feature = "cuda")]
+    if last.device().is_cuda() && fused(last) {
+        let sum = if head.track_op() { sink.device(head) } else { None };
+        if sum.is_some() == head.track_op() {
+            return through_head_on_device(model, model.scored(batch, temperature), &leaf, loss, (sink, sum));
+        }
+    }
+    let in_place = last.device().is_cpu() && fused(last) && (!head.track_op() || sink.host(head).is_some());
     if !in_place {
         let (loss, other) = loss(&model.head_scores(leaf.as_tensor(), batch, temperature)?)?;
         return Ok((differentiate(&loss, &leaf, sink)?, other));
@@ -101,6 +116,27 @@ fn through_head<T, E: From<Error>>(
     let dx = log_prob::backward_into(&hidden, head, &scored, (&scores, &gradients), trained).map_err(Error::from)?;
     let dx = Tensor::from_vec(dx, hidden.shape(), hidden.device()).map_err(Error::from)?;
     Ok((differentiate(&weighted(&normed, &dx)?, &leaf, sink)?, other))
+}
+
+/// The same on a GPU, where a kernel adds the gradient of the head to the `sum`, if that is trained.
+#[cfg(feature = "cuda")]
+fn through_head_on_device<T, E: From<Error>>(
+    model: &Qwen2,
+    scored: Scored,
+    leaf: &Var,
+    loss: impl FnOnce(&HeadScores) -> Result<(Tensor, T), E>,
+    (sink, sum): (&mut dyn Sink<E>, Option<Tensor>),
+) -> Result<(Tensor, T), E> {
+    let (head, normed) = (model.head_weight().detach(), model.last_norm(leaf.as_tensor())?);
+    let hidden = normed.detach();
+    let scores = log_prob(&hidden, &head, &scored).map_err(Error::from)?;
+    let both = Tensor::stack(&[&scores.log_probs, &scores.entropy], 0).map_err(Error::from)?;
+    let leaves = [self::leaf(&scores.log_probs)?, self::leaf(&scores.entropy)?];
+    let [log_probs, entropy] = leaves.each_ref().map(|leaf| leaf.as_tensor().clone());
+    let (loss, other) = loss(&HeadScores { log_probs, entropy })?;
+    let gradients = gradients_of(&loss, &leaves)?;
+    let dx = log_prob::backward_on_device(&hidden, &head, &scored, [&both, &gradients], sum.as_ref());
+    Ok((differentiate(&weighted(&normed, &dx.map_err(Error::from)?)?, leaf, sink)?, other))
 }
 
 /// The gradients of both scores, `[2, scored]`; zeros for one that the loss does not depend on.
@@ -126,6 +162,14 @@ fn through_embedding<E: From<Error>>(
     sink: &mut dyn Sink<E>,
 ) -> Result<(), E> {
     if !model.embedding.track_op() {
+        return Ok(());
+    }
+    #[cfg(feature = "cuda")]
+    if gradient.device().is_cuda()
+        && fused(gradient)
+        && let Some(sum) = sink.device(&model.embedding)
+    {
+        crate::ops::embedding::add_gradient(&sum, &batch.tokens, gradient).map_err(Error::from)?;
         return Ok(());
     }
     if let Some(sum) = sink.host(&model.embedding)

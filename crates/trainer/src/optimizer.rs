@@ -1,7 +1,8 @@
 //! AdamW with f32 moments, parameter groups and gradient clipping, which can be saved and resumed bit for bit.
 //!
-//! On the CPU the update is one fused pass that writes into the variables' own storage, so that everything that shares
-//! it (the detached twin that generates) sees the new weights. Elsewhere it is composed of tensor operations.
+//! On the CPU, and on a GPU that there is a kernel for, the update is one fused pass that writes into the variables' own
+//! storage, so that everything that shares it (the detached twin that generates) sees the new weights. Elsewhere it is
+//! composed of tensor operations.
 
 mod fused;
 mod gradients;
@@ -10,6 +11,7 @@ mod stored;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor, Var};
+use model::ops::adamw;
 use rayon::prelude::*;
 use std::collections::HashSet;
 
@@ -85,6 +87,8 @@ struct Entry {
     var: Var,
     decays: bool,
     state: State,
+    /// Whether the update is to be of plain tensor operations also where there is a kernel.
+    composed: bool,
 }
 
 /// Moments and master copy, in the shape of the variable: flat host memory on the CPU, else tensors on its device.
@@ -111,6 +115,23 @@ struct Factors {
     update: u32,
 }
 
+impl Factors {
+    /// In the precision of the arithmetic.
+    fn narrow(&self) -> adamw::Factors {
+        adamw::Factors {
+            grad_scale: self.grad_scale as f32,
+            beta1: self.beta1 as f32,
+            one_minus_beta1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            one_minus_beta2: (1.0 - self.beta2) as f32,
+            step_size: self.step_size as f32,
+            second_scale: self.second_scale as f32,
+            epsilon: self.epsilon as f32,
+            keep: self.keep as f32,
+        }
+    }
+}
+
 /// Whether weight decay applies to a variable: to matrices (embeddings and LoRA's included), not to norms and biases,
 /// which are told by their name or by having one dimension.
 #[must_use]
@@ -124,7 +145,7 @@ impl AdamW {
     /// # Errors
     /// If there are none, two have one name, one is not f32, bf16 or f16, or a setting is out of range.
     pub fn new(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
-        Self::with_state(vars, settings, |var| var.device().is_cpu())
+        Self::with_state(vars, settings, false)
     }
 
     /// The composed twin of [`AdamW::new`] on any device: the reference that the fused update is compared with.
@@ -132,10 +153,10 @@ impl AdamW {
     /// # Errors
     /// As [`AdamW::new`].
     pub fn composed(vars: &[(String, Var)], settings: AdamWSettings) -> Result<Self> {
-        Self::with_state(vars, settings, |_| false)
+        Self::with_state(vars, settings, true)
     }
 
-    fn with_state(vars: &[(String, Var)], settings: AdamWSettings, on_host: impl Fn(&Var) -> bool) -> Result<Self> {
+    fn with_state(vars: &[(String, Var)], settings: AdamWSettings, composed: bool) -> Result<Self> {
         check_settings(&settings)?;
         ensure!(!vars.is_empty(), "there are no variables to train");
         let mut names = HashSet::new();
@@ -149,7 +170,9 @@ impl AdamW {
                     name: name.clone(),
                     var: var.clone(),
                     decays: decays(name, var.rank()),
-                    state: State::new(var, on_host(var), settings.narrow_moments).with_context(|| name.clone())?,
+                    state: State::new(var, !composed && var.device().is_cpu(), settings.narrow_moments)
+                        .with_context(|| name.clone())?,
+                    composed,
                 })
             })
             .collect::<Result<_>>()?;
@@ -189,10 +212,17 @@ impl AdamW {
         let clip_scale = if max > 0.0 && grad_norm > max { max / grad_norm } else { 1.0 };
         self.step += 1;
         let factors = self.factors(clip_scale, learning_rate);
-        self.entries.par_iter_mut().zip(sums).enumerate().try_for_each(|(i, (entry, gradient))| {
+        let on_host = self.entries.iter().all(|entry| matches!(entry.state, State::Host { .. }));
+        let update = |(i, (entry, gradient)): (usize, (&mut Entry, &Sum))| {
             let update = factors.update ^ (i as u32).wrapping_mul(0x9e37_79b9);
             entry.update(gradient, Factors { update, ..factors })
-        })?;
+        };
+        if on_host {
+            self.entries.par_iter_mut().zip(sums).enumerate().try_for_each(update)?;
+        } else {
+            // What one thread launches on a device runs in its order.
+            self.entries.iter_mut().zip(sums).enumerate().try_for_each(update)?;
+        }
         Ok(StepReport { grad_norm, clip_scale })
     }
 
@@ -254,11 +284,17 @@ impl Entry {
             }
             (State::Device { first, second, master }, gradient) => {
                 let gradient = gradient.to_tensor(&self.var)?;
+                let factors = factors.narrow();
+                let value = self.var.as_detached_tensor();
+                let state = adamw::State { value: &value, master: master.as_ref(), first, second };
+                if !self.composed && adamw::update(state, &gradient, &factors)? {
+                    return Ok(());
+                }
                 let old = match master {
                     Some(master) => master.clone(),
-                    None => self.var.as_detached_tensor(),
+                    None => value,
                 };
-                let new = composed(&old, first, second, &gradient, factors)?;
+                let new = adamw::composed(&old, first, second, &gradient, &factors)?;
                 self.var.set(&new.to_dtype(self.var.dtype())?)?;
                 if let Some(master) = master {
                     *master = new;
@@ -270,15 +306,6 @@ impl Entry {
         }
         Ok(())
     }
-}
-
-/// The formula of [`AdamW`] in tensor operations: moves the moments and returns the new value.
-fn composed(old: &Tensor, first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, f: Factors) -> Result<Tensor> {
-    let gradient = (gradient * f.grad_scale)?;
-    *first = ((&*first * f.beta1)? + (&gradient * (1.0 - f.beta1))?)?;
-    *second = ((&*second * f.beta2)? + (gradient.sqr()? * (1.0 - f.beta2))?)?;
-    let divisor = ((second.sqrt()? * f.second_scale)? + f.epsilon)?;
-    Ok(((old * f.keep)? - ((&*first / divisor)? * f.step_size)?)?)
 }
 
 #[cfg(test)]

@@ -48,6 +48,17 @@ impl Columns {
     }
 }
 
+/// A matrix of pairs in memory, rows `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Pairs<'a> {
+    /// The pairs.
+    pub data: &'a [u32],
+    /// Rows of them.
+    pub rows: usize,
+    /// From one row to the next.
+    pub stride: usize,
+}
+
 /// Calls `$tile::<R>(first row)` for all rows, by eights and then for the rest.
 macro_rules! by_rows {
     ($rows:expr, |$first:ident, $R:ident| $tile:expr) => {
@@ -135,7 +146,8 @@ unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) 
     }
 }
 
-/// `y = x panel` in bf16 with f32 sums, for pairs `x: [rows, k]` and `panel: [k, PANEL]`: two products a step.
+/// `y = x panel` in bf16 with f32 sums, for the first `k` pairs of each row of `x` and `panel: [k, PANEL]`: two
+/// products a step.
 ///
 /// # Safety
 /// `y` has as many rows as `x`, and nobody else reads or writes these outputs of them.
@@ -143,22 +155,22 @@ unsafe fn tile<const R: usize>(x: Input, panel: &[f32], y: Columns, row: usize) 
 /// # Panics
 /// When a slice is not whole rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn product_bf16(x: &[u32], panel: &[u32], y: Columns) {
+pub unsafe fn product_bf16(x: Pairs, panel: &[u32], y: Columns) {
     let k = panel.len() / PANEL;
-    let rows = x.len() / k;
-    assert!(panel.len() == k * PANEL && x.len() == rows * k && y.width <= PANEL);
+    let last = (x.rows.max(1) - 1) * x.stride + k;
+    assert!(panel.len() == k * PANEL && (x.rows == 0 || last <= x.data.len()) && y.width <= PANEL);
     // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
-    by_rows!(rows, |row, R| unsafe { tile_bf16::<R>(&x[row * k..], panel, y, row) });
+    by_rows!(x.rows, |row, R| unsafe { tile_bf16::<R>(x, panel, y, row) });
 }
 
-/// [`product_bf16`] of the `R` rows at the start of `x`, which are those from `row` on of `y`.
+/// [`product_bf16`] of the `R` rows from `row` on.
 ///
 /// # Safety
 /// `x` has `R` rows of `panel.len() / PANEL`; for `y` as in [`product`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile_bf16<const R: usize>(x: &[u32], panel: &[u32], y: Columns, row: usize) {
+unsafe fn tile_bf16<const R: usize>(x: Pairs, panel: &[u32], y: Columns, row: usize) {
     let k = panel.len() / PANEL;
-    let (x, w) = (x.as_ptr(), panel.as_ptr().cast::<__m512i>());
+    let (first, w) = (x.data.as_ptr().wrapping_add(row * x.stride), panel.as_ptr().cast::<__m512i>());
     // SAFETY: as the caller vouches.
     let mut sums: [[__m512; 2]; R] = std::array::from_fn(|r| unsafe { y.start(row + r) });
     for depth in 0..k {
@@ -167,8 +179,8 @@ unsafe fn tile_bf16<const R: usize>(x: &[u32], panel: &[u32], y: Columns, row: u
             (_mm512_loadu_si512(w.wrapping_add(2 * depth)), _mm512_loadu_si512(w.wrapping_add(2 * depth + 1)))
         };
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `r < R` and `depth < k`, so the pair is one of `x: [R, k]`.
-            let value = pair(_mm512_set1_epi32(unsafe { *x.wrapping_add(r * k + depth) }.cast_signed()));
+            // SAFETY: `r < R` and `depth < k`, so it is a pair of `x`.
+            let value = pair(_mm512_set1_epi32(unsafe { *first.wrapping_add(r * x.stride + depth) }.cast_signed()));
             sums[0] = _mm512_dpbf16_ps(sums[0], value, pair(low));
             sums[1] = _mm512_dpbf16_ps(sums[1], value, pair(high));
         }

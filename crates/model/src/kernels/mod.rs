@@ -4,6 +4,7 @@
 //! instruction set (AVX-512, AVX2, NEON, scalar) and picks the widest the CPU has. *Work is cut the same way whatever
 //! the number of threads*, so that a run is bit-identical at one thread and at many.
 
+pub mod adamw;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -6,7 +6,7 @@
 //!
 //! Products are in f32 or in bf16, see [`Compute`].
 
-use super::product::Product;
+use super::product::{Product, ROWS};
 use super::transpose::transposed;
 use super::weights::Element;
 use super::{packing, pairs, vectorized};
@@ -136,6 +136,34 @@ impl Packed {
         self.product(Input::Columns(xt), y, true);
     }
 
+    /// [`Self::matmul`] on the calling thread of a matrix in pairs, of its first `outputs` alone: `y[m, outputs]`.
+    ///
+    /// # Panics
+    /// When there are not so many, the matrix is not in pairs, or `x` or `y` is not `m` rows.
+    pub fn matmul_first_outputs(&self, x: &[f32], y: &mut [f32], outputs: usize) {
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == m * outputs && outputs <= self.out, "a product's rows differ");
+        let narrow = pairs::of_rows(x, self.k);
+        let product = Product::of_pairs(self, &narrow, y).of_first_outputs(outputs);
+        // SAFETY: nobody else has `y`, which has `outputs` elements for every row.
+        unsafe { product.panels(0..outputs.div_ceil(PANEL)) };
+    }
+
+    /// [`Self::matmul`] on the calling thread of a matrix in pairs with an input of which only the first `depth` numbers of
+    /// each row are there, `x[m, depth]`: as if the others were zeros.
+    ///
+    /// # Panics
+    /// When `depth` is odd and not all, the matrix is not in pairs, or `x` or `y` is not `m` rows.
+    pub fn matmul_first_depth(&self, x: &[f32], y: &mut [f32], depth: usize) {
+        let m = x.len() / depth;
+        assert!(x.len() == m * depth && y.len() == m * self.out, "a product's rows differ");
+        assert!(depth <= self.k && (depth % 2 == 0 || depth == self.k), "half a pair of a packed matrix");
+        let narrow = pairs::of_rows(x, depth);
+        let product = Product::of_pairs(self, &narrow, y).of_first_depth(depth);
+        // SAFETY: nobody else has `y`, which has `out` elements for every row.
+        unsafe { product.panels(0..self.out.div_ceil(PANEL)) };
+    }
+
     fn product(&self, input: Input, y: &mut [f32], add: bool) {
         let (Input::Rows(x) | Input::Columns(x)) = input;
         let m = x.len() / self.k;
@@ -167,22 +195,29 @@ impl Packed {
         self.share(&product, m);
     }
 
-    /// Shares the panels of a product of `m` rows out over the threads, where that helps.
+    /// Shares a product of `m` rows out over the threads, where that helps: its panels and, of pairs, its rows.
     fn share(&self, product: &Product, m: usize) {
         let panels = self.out.div_ceil(PANEL);
-        let share = if super::may_fork() && m * self.k * self.out >= SHARED {
-            panels.div_ceil(4 * rayon::current_num_threads())
-        } else {
-            panels
+        let blocks = if self.compute() == Compute::Bf16 { m.div_ceil(ROWS) } else { 1 };
+        let tasks =
+            if super::may_fork() && m * self.k * self.out >= SHARED { 16 * rayon::current_num_threads() } else { 1 };
+        let share = panels.div_ceil(tasks.div_ceil(blocks));
+        let shares = panels.div_ceil(share);
+        let run = |task: usize| {
+            let (block, start) = (task / shares, task % shares * share);
+            let range = start..panels.min(start + share);
+            // SAFETY: each task makes other panels' outputs of other rows, which are other elements of `y`.
+            unsafe {
+                match self.compute() {
+                    Compute::Bf16 => product.of_rows(block * ROWS..m.min((block + 1) * ROWS)).panels(range),
+                    Compute::F32 => product.panels(range),
+                }
+            }
         };
-        let run = |start: usize| {
-            // SAFETY: each task makes other panels' outputs, which lie in other columns of `y`.
-            unsafe { product.panels(start..panels.min(start + share)) }
-        };
-        if share < panels {
-            (0..panels.div_ceil(share)).into_par_iter().for_each(|task| run(task * share));
+        if tasks > 1 {
+            (0..blocks * shares).into_par_iter().for_each(run);
         } else {
-            run(0);
+            (0..blocks * shares).for_each(run);
         }
     }
 
@@ -258,7 +293,7 @@ mod tests {
     #[test]
     fn products_in_bf16_round_the_input_and_nothing_else() {
         // Enough of them in the last for several threads.
-        for (m, k, out) in [(1, 2, 1), (3, 71, 45), (8, 64, 32), (17, 129, 100), (40, 300, 400)] {
+        for (m, k, out) in [(1, 2, 1), (3, 71, 45), (8, 64, 32), (17, 129, 100), (40, 300, 400), (300, 1301, 70)] {
             let x = values(m * k, 2.0);
             let narrow: Vec<bf16> = values(out * k, 5.0).into_iter().map(bf16::from_f32).collect();
             let round: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();

@@ -22,6 +22,7 @@ unsafe impl Send for Shared<'_> {}
 unsafe impl Sync for Shared<'_> {}
 
 /// A packed matrix, its input and where the output goes.
+#[derive(Clone)]
 pub(super) struct Product<'a> {
     w: &'a Packed,
     x: &'a [f32],
@@ -32,7 +33,18 @@ pub(super) struct Product<'a> {
     transposed: bool,
     /// Whether the product is added to what `y` holds.
     add: bool,
+    /// Outputs that are made.
+    outputs: usize,
+    /// Numbers of `k` that are summed, of weights in pairs.
+    depth: usize,
+    /// Rows that are multiplied, of weights in pairs.
+    rows: Range<usize>,
 }
+
+/// Pairs of `k` that are summed at a time: those of [`ROWS`] rows stay in a core's second-level cache.
+const DEPTH: usize = 512;
+/// Rows of an input in pairs that one task takes.
+pub(super) const ROWS: usize = 256;
 
 impl<'a> Product<'a> {
     /// Whether a transposed input can be taken as it lies.
@@ -57,20 +69,40 @@ impl<'a> Product<'a> {
         self
     }
 
+    /// The same of the first outputs alone.
+    pub fn of_first_outputs(mut self, outputs: usize) -> Self {
+        self.outputs = outputs;
+        self
+    }
+
+    /// The same of the first numbers of `k` alone, for weights in pairs.
+    pub fn of_first_depth(mut self, depth: usize) -> Self {
+        self.depth = depth;
+        self.rows = 0..self.narrow.len() / depth.div_ceil(2);
+        self
+    }
+
+    /// The same of some rows alone, for weights in pairs.
+    pub fn of_rows(&self, rows: Range<usize>) -> Self {
+        Self { rows, ..self.clone() }
+    }
+
     /// `x: [rows, k]`; `y: [rows, out]`.
     pub fn new(w: &'a Packed, x: &'a [f32], y: &'a mut [f32]) -> Self {
-        Self { w, x, narrow: &[], y: Shared(y.as_mut_ptr(), PhantomData), transposed: false, add: false }
+        let y = Shared(y.as_mut_ptr(), PhantomData);
+        Self { w, x, narrow: &[], y, transposed: false, add: false, outputs: w.out, depth: w.k, rows: 0..0 }
     }
 
     /// The same for weights in pairs, with which `x: [rows, ceil(k / 2)]` is multiplied in pairs.
     pub fn of_pairs(w: &'a Packed, x: &'a [u32], y: &'a mut [f32]) -> Self {
-        Self { narrow: x, ..Self::new(w, &[], y) }
+        let rows = 0..x.len() / w.k.div_ceil(2);
+        Self { narrow: x, rows, ..Self::new(w, &[], y) }
     }
 
     /// Makes the outputs of some panels, of every row.
     ///
     /// # Safety
-    /// `y` has `out` elements for every row of `x`, and nobody else reads or writes those of these panels.
+    /// `y` has `outputs` elements for every row of `x`, and nobody else reads or writes those of these panels.
     pub unsafe fn panels(&self, range: Range<usize>) {
         let k = self.w.k;
         match &self.w.panels {
@@ -99,20 +131,27 @@ impl<'a> Product<'a> {
     /// # Safety
     /// As for [`Self::panels`].
     unsafe fn pairs(&self, range: Range<usize>, panels: &[u32]) {
-        let k = self.w.k.div_ceil(2);
+        let (size, k) = (self.w.k.div_ceil(2) * PANEL, self.depth.div_ceil(2));
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-            for p in range {
-                let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
-                // SAFETY: the CPU has the instructions; the rest as the caller vouches.
-                unsafe { super::avx512::product_bf16(self.narrow, panel, self.columns(p)) };
+            for start in (0..k).step_by(DEPTH) {
+                let depth = start..k.min(start + DEPTH);
+                let data = &self.narrow[(self.rows.start * k + depth.start).min(self.narrow.len())..];
+                let x = super::avx512::Pairs { data, rows: self.rows.len(), stride: k };
+                for p in range.clone() {
+                    let panel = &panels[p * size + depth.start * PANEL..p * size + depth.end * PANEL];
+                    let columns = Columns { add: self.add || start > 0, ..self.columns(p) };
+                    // SAFETY: the CPU has the instructions; the rest as the caller vouches.
+                    unsafe { super::avx512::product_bf16(x, panel, columns) };
+                }
             }
             return;
         }
-        let x: Vec<f32> = self.narrow.iter().flat_map(|&pair| pairs::both(pair)).collect();
+        let narrow = &self.narrow[self.rows.start * k..self.rows.end * k];
+        let x: Vec<f32> = narrow.iter().flat_map(|&pair| pairs::both(pair)).collect();
         let mut wide = vec![0.0; 2 * k * PANEL];
         for p in range {
-            let panel = &panels[p * k * PANEL..(p + 1) * k * PANEL];
+            let panel = &panels[p * size..][..k * PANEL];
             vectorized!({
                 for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(PANEL)) {
                     let (even, odd) = wide.split_at_mut(PANEL);
@@ -156,9 +195,9 @@ impl<'a> Product<'a> {
     }
 
     fn columns(&self, p: usize) -> Columns {
-        let out = self.w.out;
+        let out = self.outputs;
         // Within the allocation where there is a panel `p`.
-        let at = self.y.0.wrapping_add(p * PANEL);
+        let at = self.y.0.wrapping_add(self.rows.start * out + p * PANEL);
         Columns { at, stride: out, width: PANEL.min(out - p * PANEL), add: self.add }
     }
 }

@@ -1,13 +1,23 @@
 //! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
 //!
-//! The fused kernel goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
+//! The fused kernel in f32 goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
 //! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
-use super::{elements, fused, output, with_elements};
+mod narrow;
+
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::packed::Compute;
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
+
+/// The widest head that the kernels of GPUs take.
+const WIDEST_ON_A_GPU: usize = 256;
 
 /// Queries whose scores are held at a time.
 const QUERY_BLOCK: usize = 64;
@@ -24,8 +34,9 @@ pub struct Heads {
 }
 
 /// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
-/// -> `[tokens, query * dim]`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc<[usize]>) -> Result<Tensor> {
+/// -> `[tokens, query * dim]`. `form.compute` is for f32 activations on the CPU; elsewhere it is as in [`composed`] in f32.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[usize]>) -> Result<Tensor> {
+    let Form { heads, compute } = form;
     let tokens = q.dim(0)?;
     if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
         bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
@@ -34,15 +45,30 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &Arc
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) {
-        let op = Attention { heads, offsets: offsets.clone() };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
-    } else {
-        composed(q, k, v, heads, offsets)
+    if fused(q) && (q.device().is_cpu() || heads.dim <= WIDEST_ON_A_GPU) {
+        let op = Attention {
+            heads,
+            compute,
+            offsets: offsets.clone(),
+            #[cfg(feature = "cuda")]
+            log_sums: OnceLock::new(),
+        };
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
+    fallbacks::note("attention");
+    composed(q, k, v, heads, offsets)
 }
 
-/// The same of plain tensor ops, on any device.
+/// The heads of an attention layer, and what its products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The layout of the heads.
+    pub heads: Heads,
+    /// Of the products on the CPU.
+    pub compute: Compute,
+}
+
+/// The same of plain tensor ops in f32, on any device.
 pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usize]) -> Result<Tensor> {
     let repeat = heads.query / heads.key_value;
     let mut outputs = Vec::new();
@@ -69,7 +95,11 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
 
 struct Attention {
     heads: Heads,
+    compute: Compute,
     offsets: Arc<[usize]>,
+    /// The logarithm of each query's sum of exponentials, which the forward of a GPU leaves for the backward.
+    #[cfg(feature = "cuda")]
+    log_sums: OnceLock<Tensor>,
 }
 
 /// The inputs as slices.
@@ -150,6 +180,9 @@ impl Attention {
         let tasks = self.tasks();
         let parts = map_tasks(tasks.len(), |i| {
             let task = &tasks[i];
+            if self.compute == Compute::Bf16 {
+                return self.gathered(task, x).group(self.heads).forward();
+            }
             let stride = self.group() * dim;
             let mut out = vec![0.0; task.len * stride];
             let mut p = vec![0.0; QUERY_BLOCK * task.len];
@@ -177,7 +210,13 @@ impl Attention {
     fn backward(&self, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
         let Heads { query, key_value, dim } = self.heads;
         let tasks = self.tasks();
-        let parts = map_tasks(tasks.len(), |i| self.backward_task(&tasks[i], x, out, g));
+        let parts = map_tasks(tasks.len(), |i| match self.compute {
+            Compute::F32 => self.backward_task(&tasks[i], x, out, g),
+            Compute::Bf16 => {
+                let of_queries = |rows| self.gathered_queries(&tasks[i], rows);
+                self.gathered(&tasks[i], x).group(self.heads).backward(&of_queries(out), &of_queries(g))
+            }
+        });
         let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
         for (task, [q, k, v]) in tasks.iter().zip(parts) {
             scatter(&q, self.group() * dim, &mut dq[self.query_offset(task, 0)..], query * dim);
@@ -239,6 +278,37 @@ impl Attention {
     }
 }
 
+/// What [`narrow::Group`] borrows.
+struct Gathered {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Gathered {
+    fn group(&self, heads: Heads) -> narrow::Group<'_> {
+        narrow::Group { q: &self.q, k: &self.k, v: &self.v, heads }
+    }
+}
+
+impl Attention {
+    fn gathered(&self, task: &Task, x: Inputs) -> Gathered {
+        let Heads { key_value, dim, .. } = self.heads;
+        let of_keys = |rows: &[f32]| gather(&rows[self.key_offset(task)..], dim, key_value * dim, task.len);
+        Gathered { q: self.gathered_queries(task, x.q), k: of_keys(x.k), v: of_keys(x.v) }
+    }
+
+    fn gathered_queries(&self, task: &Task, rows: &[f32]) -> Vec<f32> {
+        let Heads { query, dim, .. } = self.heads;
+        gather(&rows[self.query_offset(task, 0)..], self.group() * dim, query * dim, task.len)
+    }
+}
+
+/// `count` rows of `width` out of rows `stride` apart: the reverse of [`scatter`].
+fn gather(from: &[f32], width: usize, stride: usize, count: usize) -> Vec<f32> {
+    from.chunks(stride).take(count).flat_map(|row| &row[..width]).copied().collect()
+}
+
 /// Copies rows of `width` into rows `stride` apart.
 fn scatter(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
     for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(stride)) {
@@ -265,6 +335,28 @@ impl CustomOp3 for Attention {
         Ok(output(self.forward(x), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{attention, device};
+        let gpu = device::Gpu::new(&q.device);
+        let (q, k, v) = (device::view(q, lq)?, device::view(k, lk)?, device::view(v, lv)?);
+        let spans = attention::Spans::of(&self.offsets);
+        let attention = attention::Attention { machine: &gpu, q, k, v, heads: self.heads, spans: &spans };
+        let (out, log_sums) = attention.forward()?;
+        let (tokens, _) = lq.shape().dims2()?;
+        // One forward an operation: what is set stays.
+        let _ = self.log_sums.set(device::tensor(log_sums, (tokens, self.heads.query)));
+        Ok((out, lq.shape().clone()))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -273,6 +365,19 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            use super::cuda::{attention, device};
+            let Some(log_sums) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
+            let spans = attention::Spans::of(&self.offsets);
+            let gradients = device::with([q, k, v, out, log_sums, g], |gpu, [q, k, v, out, log_sums, g]| {
+                let attention = attention::Attention { machine: gpu, q, k, v, heads: self.heads, spans: &spans };
+                attention.backward(out, log_sums, g)
+            })?;
+            let [dq, dk, dv] = gradients;
+            let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
+            return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+        }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {
             with_elements(k, name, |k| {
@@ -300,8 +405,22 @@ mod tests {
             let offsets: Arc<[usize]> = [0, 1, 71, 71, 200].into();
             let q = variable(&[200, query * dim], 1);
             let (k, v) = (variable(&[200, key_value * dim], 2), variable(&[200, key_value * dim], 3));
-            let fused = || attention(&q, &k, &v, heads, &offsets);
+            let form = Form { heads, compute: Compute::F32 };
+            let fused = || attention(&q, &k, &v, form, &offsets);
             assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, heads, &offsets), 2e-5);
+        }
+    }
+
+    /// bf16 has 8 bits: inputs, weights and their gradients are rounded by up to 1/512 of themselves.
+    #[test]
+    fn products_in_bf16_are_near_the_twin() {
+        for (query, key_value, dim) in [(1, 1, 8), (4, 2, 32), (7, 1, 16), (14, 2, 64)] {
+            let form = Form { heads: Heads { query, key_value, dim }, compute: Compute::Bf16 };
+            let offsets: Arc<[usize]> = [0, 1, 71, 71, 401].into();
+            let q = variable(&[401, query * dim], 1);
+            let (k, v) = (variable(&[401, key_value * dim], 2), variable(&[401, key_value * dim], 3));
+            let fused = || attention(&q, &k, &v, form, &offsets);
+            assert_twins(&[&q, &k, &v], fused, || composed(&q, &k, &v, form.heads, &offsets), 8e-3);
         }
     }
 
@@ -309,6 +428,7 @@ mod tests {
     fn wrong_offsets_are_an_error() {
         let heads = Heads { query: 1, key_value: 1, dim: 4 };
         let x = variable(&[3, 4], 1);
-        assert!(attention(&x, &x, &x, heads, &[0, 2].into()).is_err());
+        let form = Form { heads, compute: Compute::F32 };
+        assert!(attention(&x, &x, &x, form, &[0, 2].into()).is_err());
     }
 }

@@ -4,31 +4,40 @@
 //! not trained (a detached view's) get no gradient computed. All three products are in f32, or in bf16 with f32 sums
 //! ([`Compute`]); what goes in and comes out is f32 either way.
 
-use super::{elements, fused, output, weights, with_elements, with_weights};
+use super::{elements, fallbacks, fused, output, weights, with_elements, with_weights};
 use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 
 /// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`. `compute` is for f32 activations on the CPU; elsewhere
 /// products are in the type of `x`.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) -> Result<Tensor> {
     if !fused(x) {
+        fallbacks::note("linear");
         return composed(x, w, b, compute);
     }
     let (x, op) = (x.contiguous()?, Linear { compute, value: true });
     match b {
-        Some(b) => x.apply_op3(w, b, op),
-        None => x.apply_op2(w, op),
+        Some(b) => x.apply_op3(&typed(w, &x)?, &typed(b, &x)?, op),
+        None => x.apply_op2(&typed(w, &x)?, op),
     }
+}
+
+/// Weights in the type that they are multiplied in: the CPU widens them as it packs them, a GPU takes one type.
+fn typed(w: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() { Ok(w.clone()) } else { w.to_dtype(x.dtype()) }
 }
 
 /// What only the gradients of [`linear`] are wanted of: its value is zeros where the fused op runs.
 pub(crate) fn gradient_of_linear(x: &Tensor, w: &Tensor, compute: Compute) -> Result<Tensor> {
     if !fused(x) {
+        fallbacks::note("linear");
         return composed(x, w, None, compute);
     }
-    x.contiguous()?.apply_op2(w, Linear { compute, value: false })
+    x.contiguous()?.apply_op2(&typed(w, x)?, Linear { compute, value: false })
 }
 
 /// The same of plain tensor ops, on any device.
@@ -65,6 +74,17 @@ impl CustomOp2 for Linear {
         Ok(output(self.forward(x, w, None, (inner, out)), (tokens, out)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        if !self.value {
+            use super::cuda::{Machine, device::Gpu};
+            let (tokens, out, _) = sizes(lx, lw)?;
+            let zeros = Gpu::new(&x.device).zeros(x.dtype(), tokens * out)?;
+            return Ok((zeros, (tokens, out).into()));
+        }
+        on_cuda((x, lx), (w, lw), None)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         self.gradients(x, w, g)
     }
@@ -92,6 +112,19 @@ impl CustomOp3 for Linear {
         Ok(output(self.forward(x, w, Some(b), (inner, out)), (tokens, out)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        on_cuda((x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -102,9 +135,29 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.gradients(x, w, g)?;
         let out = b.elem_count();
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, linear};
+            let db = || device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out));
+            let db = b.track_op().then(db).transpose()?;
+            return Ok((dx, dw, db.map(|db| device::tensor(db, out))));
+        }
         let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
         Ok((dx, dw, b.track_op().then(db).transpose()?))
     }
+}
+
+#[cfg(feature = "cuda")]
+type Stored<'a> = (&'a CudaStorage, &'a Layout);
+
+#[cfg(feature = "cuda")]
+fn on_cuda((x, lx): Stored, (w, lw): Stored, bias: Option<Stored>) -> Result<(CudaStorage, Shape)> {
+    use super::cuda::{device, linear};
+    let (tokens, out, inner) = sizes(lx, lw)?;
+    let bias = bias.map(|(b, lb)| device::view(b, lb)).transpose()?;
+    let gpu = device::Gpu::new(&x.device);
+    let y = linear::forward(&gpu, device::view(x, lx)?, device::view(w, lw)?, bias, [out, inner])?;
+    Ok((y, (tokens, out).into()))
 }
 
 fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
@@ -133,6 +186,15 @@ impl Linear {
     /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
     fn gradients(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (inner, out) = (x.dim(1)?, w.dim(0)?);
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, linear};
+            let shape = [out, inner];
+            let dx = || device::with([g, w], |gpu, [g, w]| linear::input_gradient(gpu, g, w, shape));
+            let dw = || device::with([g, x], |gpu, [g, x]| linear::weight_gradient(gpu, g, x, shape));
+            let (dx, dw) = (x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?);
+            return Ok((dx.map(|dx| device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
+        }
         let dx = || {
             let dx = with_weights(w, "linear", |w| {
                 with_elements(g, "linear", |g| {

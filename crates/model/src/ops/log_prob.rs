@@ -3,11 +3,13 @@
 //! With `z = W h / temperature` and `p = softmax(z)`: `log_prob = z_y - logsumexp(z)`, `entropy = -sum p log p`.
 //! Backward recomputes `z`: `d log_prob / dz_j = [j = y] - p_j`, `d entropy / dz_j = -p_j (log p_j + entropy)`.
 
-use super::{elements, fused, linear, output, streamed_head, weights, with_elements, with_weights};
+use super::{elements, fallbacks, fused, linear, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::packed::Compute;
 use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -43,8 +45,11 @@ pub struct HeadScores {
 pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScores> {
     check(hidden, w, scored)?;
     let both = if fused(hidden) {
-        hidden.contiguous()?.apply_op2(w, LogProb { scored: scored.clone() })?
+        // The CPU widens the head strip by strip, a GPU multiplies one type.
+        let w = if hidden.device().is_cpu() { w.clone() } else { w.to_dtype(hidden.dtype())? };
+        hidden.contiguous()?.apply_op2(&w, LogProb { scored: scored.clone() })?
     } else {
+        fallbacks::note("log_prob");
         composed(hidden, w, scored)?
     };
     HeadScores::of(&both)
@@ -115,6 +120,42 @@ pub fn backward_into(
                 with_elements(g, "log_prob", |g| Ok(head.backward(scores, g, dw)))
             })
         })
+    })
+}
+
+/// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of the scores `both: [2, scored]` that
+/// [`log_prob`] gave; that of the head `w: [vocab, width]`, if it is wanted, is added to the f32 `sum` in place. On a GPU.
+///
+/// # Errors
+/// When a tensor is not on the GPU, or the shapes do not fit.
+#[cfg(feature = "cuda")]
+pub(crate) fn backward_on_device(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    [both, g]: [&Tensor; 2],
+    sum: Option<&Tensor>,
+) -> Result<Tensor> {
+    use super::cuda::{device, log_prob};
+    check(hidden, w, scored)?;
+    if sum.is_some_and(|sum| sum.dtype() != DType::F32 || sum.shape() != w.shape()) {
+        bail!("log_prob: a sum of gradients that is not one of the head, in f32");
+    }
+    let (w, width) = (w.to_dtype(hidden.dtype())?, hidden.dim(1)?);
+    let strip = log_prob::strip(scored.rows.len(), w.dim(0)?);
+    device::with([hidden, &w, both, g], |gpu, [states, w, both, g]| {
+        let head = log_prob::Head { machine: gpu, hidden: states, w, width, scored, strip };
+        let Some(sum) = sum else { return Ok(device::tensor(head.backward(both, g, None)?, hidden.shape())) };
+        let mut dx = None;
+        device::write(sum, |(memory, offset), dtype| {
+            let dw = log_prob::HeadGradient { memory, offset, dtype, add: true };
+            dx = Some(head.backward(both, g, Some(dw))?);
+            Ok(())
+        })?;
+        match dx {
+            Some(dx) => Ok(device::tensor(dx, hidden.shape())),
+            None => bail!("log_prob: the gradient was not computed"),
+        }
     })
 }
 
@@ -261,7 +302,23 @@ impl CustomOp2 for LogProb {
         Ok(output(scores, (2, self.scored.rows.len())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, h: &CudaStorage, lh: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, log_prob};
+        let (scored, width) = (&self.scored, lh.shape().dims2()?.1);
+        let strip = log_prob::strip(scored.rows.len(), lw.shape().dims2()?.0);
+        let (hidden, w) = (device::view(h, lh)?, device::view(w, lw)?);
+        let gpu = device::Gpu::new(&h.device);
+        let scores = log_prob::Head { machine: &gpu, hidden, w, width, scored, strip }.forward()?;
+        Ok((scores, (2, scored.rows.len()).into()))
+    }
+
     fn bwd(&self, hidden: &Tensor, w: &Tensor, y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if hidden.device().is_cuda() {
+            let (dx, dw) = on_cuda(hidden, w, &self.scored, [y, g])?;
+            return Ok((Some(dx), dw));
+        }
         let trained = w.track_op();
         let shared = with_weights(w, "log_prob", |w| Ok(shared_out(w, self.scored.compute)))?;
         let (dx, dw) = if shared {
@@ -280,6 +337,21 @@ impl CustomOp2 for LogProb {
         let dw = dw.map(|dw| Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())).transpose()?;
         Ok((Some(dx), dw))
     }
+}
+
+/// The gradients of the hidden states and, where it is trained, of the head, in their types.
+#[cfg(feature = "cuda")]
+fn on_cuda(hidden: &Tensor, w: &Tensor, scored: &Scored, [both, g]: [&Tensor; 2]) -> Result<(Tensor, Option<Tensor>)> {
+    use super::cuda::{Machine, device, log_prob};
+    let strip = log_prob::strip(scored.rows.len(), w.dim(0)?);
+    device::with([hidden, w, both, g], |gpu, [states, head, both, g]| {
+        let dtype = head.dtype;
+        let mut memory = if w.track_op() { Some(gpu.allocate(dtype, head.len)?) } else { None };
+        let head = log_prob::Head { machine: gpu, hidden: states, w: head, width: hidden.dim(1)?, scored, strip };
+        let dw = memory.as_mut().map(|memory| log_prob::HeadGradient { memory, offset: 0, dtype, add: false });
+        let dx = head.backward(both, g, dw)?;
+        Ok((device::tensor(dx, hidden.shape()), memory.map(|memory| device::tensor(memory, w.shape()))))
+    })
 }
 
 #[cfg(test)]

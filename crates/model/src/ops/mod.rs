@@ -1,21 +1,29 @@
 //! The differentiable operations of the policy: each with its formula, a composed twin of plain tensor ops, a fused CPU
 //! kernel and its backward.
 //!
-//! On the CPU the fused kernel runs, in f32, over weights in f32 or bf16; elsewhere the composed twin does, which is made of ops that candle can
-//! differentiate on every device. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
+//! On the CPU the fused kernel runs, in f32, over weights in f32 or bf16; on a GPU it is one of `cuda`'s, in f32 or bf16
+//! throughout. Elsewhere the composed twin runs, which is made of ops that candle can differentiate on every device;
+//! [`fallbacks`] counts how often. (candle's own `rms_norm`, `rope` and `softmax_last_dim` drop the gradient in silence.)
 
+pub mod adamw;
 pub mod attention;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod cuda;
+pub mod embedding;
+pub mod fallbacks;
 pub mod linear;
 pub mod log_prob;
+pub mod norm;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod streamed_head;
 pub mod swiglu;
 
 use crate::kernels::weights::Weights;
-use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{Heads, attention};
+pub use embedding::embedding;
 pub use linear::linear;
 pub use log_prob::{HeadScores, log_prob};
 pub use rms_norm::rms_norm;
@@ -23,9 +31,14 @@ pub use rope::{RopeTable, rope};
 pub use streamed_head::workspace_bytes as head_workspace_bytes;
 pub use swiglu::swiglu;
 
-/// Whether the fused CPU kernels apply to the activations `x`.
+/// Whether fused kernels apply to the activations `x`: in f32 on the CPU, in f32 and bf16 on a GPU that this program has
+/// kernels for.
 pub(crate) fn fused(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+    match x.device() {
+        Device::Cpu => x.dtype() == DType::F32,
+        Device::Cuda(_) => cfg!(feature = "cuda") && matches!(x.dtype(), DType::F32 | DType::BF16),
+        Device::Metal(_) => false,
+    }
 }
 
 /// The elements of a contiguous f32 CPU storage.

@@ -1,12 +1,18 @@
 //! RMSNorm: `y = x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
 /// `x: [tokens, hidden]`, `w: [hidden]` -> `[tokens, hidden]`, reduced in f32.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    if fused(x) { x.contiguous()?.apply_op2(w, RmsNorm { eps: eps as f32 }) } else { composed(x, w, eps) }
+    if fused(x) {
+        return x.contiguous()?.apply_op2(&w.to_dtype(x.dtype())?, RmsNorm { eps: eps as f32 });
+    }
+    fallbacks::note("rms_norm");
+    composed(x, w, eps)
 }
 
 /// The same of plain tensor ops, on any device.
@@ -41,7 +47,22 @@ impl CustomOp2 for RmsNorm {
         Ok(output(y, lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, rms_norm};
+        let gpu = device::Gpu::new(&x.device);
+        let y = rms_norm::forward(&gpu, device::view(x, lx)?, device::view(w, lw)?, self.eps)?;
+        Ok((y, lx.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, rms_norm};
+            let (dx, dw) =
+                device::with([x, w, g], |gpu, views| rms_norm::backward(gpu, views, self.eps, w.track_op()))?;
+            return Ok((Some(device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
+        }
         let (dx, dw) = with_elements(x, "rms_norm", |x| {
             with_elements(w, "rms_norm", |w| with_elements(g, "rms_norm", |g| Ok(backward(x, w, g, self.eps))))
         })?;

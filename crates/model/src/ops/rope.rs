@@ -1,9 +1,11 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of Hugging Face's models:
 //! with `theta_i = base^(-2i/d)`, `(x_i, x_{i+d/2})` is rotated by `position * theta_i`.
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, math, vectorized};
 use crate::scaling::Rope;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -55,10 +57,10 @@ impl RopeTable {
 pub fn rope(x: &Tensor, table: &RopeTable, positions: &Arc<[u32]>) -> Result<Tensor> {
     check(x, table, positions)?;
     if fused(x) {
-        x.contiguous()?.apply_op1(Rotate { table: table.clone(), positions: positions.clone(), sign: 1.0 })
-    } else {
-        composed(x, table, positions)
+        return x.contiguous()?.apply_op1(Rotate { table: table.clone(), positions: positions.clone(), sign: 1.0 });
     }
+    fallbacks::note("rope");
+    composed(x, table, positions)
 }
 
 fn check(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<()> {
@@ -132,7 +134,22 @@ impl CustomOp1 for Rotate {
         Ok(output(self.rotated(elements(x, layout, "rope")?, width), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, rope};
+        let gpu = device::Gpu::new(&x.device);
+        let y = rope::rotate(&gpu, device::view(x, layout)?, &self.table, &self.positions, self.sign)?;
+        Ok((y, layout.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use super::cuda::{device, rope};
+            let (table, positions) = (&self.table, &self.positions);
+            let dx = device::with([g], |gpu, [g]| rope::rotate(gpu, g, table, positions, -self.sign))?;
+            return Ok(Some(device::tensor(dx, x.shape())));
+        }
         let back = Rotate { table: self.table.clone(), positions: self.positions.clone(), sign: -self.sign };
         let dx = with_elements(g, "rope", |g| Ok(back.rotated(g, x.dim(1)?)))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

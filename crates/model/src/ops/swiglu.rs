@@ -1,7 +1,9 @@
 //! SwiGLU's gate: `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)` (Shazeer 2020, arXiv 2002.05202).
 
-use super::{elements, fused, output, with_elements};
+use super::{elements, fallbacks, fused, output, with_elements};
 use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Elements that one task takes.
@@ -9,7 +11,11 @@ const CHUNK: usize = 1 << 15;
 
 /// `gate, up: [tokens, intermediate]` -> `[tokens, intermediate]`.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) { gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu) } else { composed(gate, up) }
+    if fused(gate) {
+        return gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu);
+    }
+    fallbacks::note("swiglu");
+    composed(gate, up)
 }
 
 /// The same of plain tensor ops, on any device.
@@ -41,7 +47,20 @@ impl CustomOp2 for Swiglu {
         Ok(output(y, la.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        use super::cuda::{device, swiglu};
+        let gpu = device::Gpu::new(&a.device);
+        Ok((swiglu::forward(&gpu, device::view(a, la)?, device::view(b, lb)?)?, la.shape().clone()))
+    }
+
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if gate.device().is_cuda() {
+            use super::cuda::{device, swiglu};
+            let (dgate, dup) = device::with([gate, up, g], swiglu::backward)?;
+            return Ok((Some(device::tensor(dgate, gate.shape())), Some(device::tensor(dup, up.shape()))));
+        }
         let (dgate, dup) = with_elements(gate, "swiglu", |gate| {
             with_elements(up, "swiglu", |up| with_elements(g, "swiglu", |g| Ok(backward(gate, up, g))))
         })?;

@@ -1,9 +1,11 @@
 //! AdamW's update in one pass over host memory, written into the storage of the variable.
 
-use super::moments::{Kept, Moment, chance};
+use super::moments::Moment;
 use super::{CHUNK, Factors};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 use half::{bf16, f16};
+use model::kernels::adamw::{self, Kept, Numbers};
+use model::ops::adamw::Factors as Narrow;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -12,29 +14,20 @@ pub(super) struct Update<'a> {
     /// In a cell because candle hands an operation to its storage by shared reference.
     state: RefCell<Slices<'a>>,
     gradient: &'a [f32],
+    step: Step,
+}
+
+/// The factors of an update of a variable, and its number.
+#[derive(Clone, Copy)]
+struct Step {
     factors: Narrow,
+    update: u32,
 }
 
 struct Slices<'a> {
     first: &'a mut Moment,
     second: &'a mut Moment,
     master: Option<&'a mut Vec<f32>>,
-}
-
-/// [`Factors`] in the precision of the arithmetic.
-#[derive(Clone, Copy)]
-struct Narrow {
-    grad_scale: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    second_scale: f32,
-    epsilon: f32,
-    keep: f32,
-    /// Of this update of this variable, for [`chance`].
-    update: u32,
 }
 
 impl<'a> Update<'a> {
@@ -44,22 +37,8 @@ impl<'a> Update<'a> {
         gradient: &'a [f32],
         f: Factors,
     ) -> Self {
-        Self {
-            state: RefCell::new(Slices { first, second, master }),
-            gradient,
-            factors: Narrow {
-                grad_scale: f.grad_scale as f32,
-                beta1: f.beta1 as f32,
-                one_minus_beta1: (1.0 - f.beta1) as f32,
-                beta2: f.beta2 as f32,
-                one_minus_beta2: (1.0 - f.beta2) as f32,
-                step_size: f.step_size as f32,
-                second_scale: f.second_scale as f32,
-                epsilon: f.epsilon as f32,
-                keep: f.keep as f32,
-                update: f.update,
-            },
-        }
+        let step = Step { factors: f.narrow(), update: f.update };
+        Self { state: RefCell::new(Slices { first, second, master }), gradient, step }
     }
 }
 
@@ -75,14 +54,14 @@ impl InplaceOp1 for Update<'_> {
         match (storage, master) {
             (CpuStorage::F32(values), None) => {
                 let values = &mut values[start..end];
-                update(values, first, second, self.gradient, self.factors);
+                update(values, first, second, self.gradient, self.step);
             }
             (CpuStorage::BF16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.factors);
+                update(master, first, second, self.gradient, self.step);
                 narrow(&mut values[start..end], master, bf16::from_f32);
             }
             (CpuStorage::F16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.factors);
+                update(master, first, second, self.gradient, self.step);
                 narrow(&mut values[start..end], master, f16::from_f32);
             }
             _ => bail!("adamw: the variable's type has changed"),
@@ -91,7 +70,7 @@ impl InplaceOp1 for Update<'_> {
     }
 }
 
-fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: Narrow) {
+fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: Step) {
     match (first, second) {
         (Moment::F32(first), Moment::F32(second)) => each(values, first, second, gradient, f),
         (Moment::Bf16(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
@@ -102,7 +81,7 @@ fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient:
 }
 
 /// Values are independent, so the split over threads doesn't change them.
-fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: Narrow) {
+fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: Step) {
     values
         .par_chunks_mut(CHUNK)
         .zip(first.par_chunks_mut(CHUNK))
@@ -110,19 +89,8 @@ fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B],
         .zip(gradient.par_chunks(CHUNK))
         .enumerate()
         .for_each(|(i, (((values, first), second), gradient))| {
-            let moments = first.iter_mut().zip(second);
-            let places = (i * CHUNK) as u32..;
-            for (((value, (first, second)), gradient), place) in
-                values.iter_mut().zip(moments).zip(gradient).zip(places)
-            {
-                let gradient = gradient * f.grad_scale;
-                let m = first.load() * f.beta1 + gradient * f.one_minus_beta1;
-                let v = second.load() * f.beta2 + gradient * gradient * f.one_minus_beta2;
-                let chance = chance(f.update, place);
-                (*first, *second) = (A::store(m, chance), B::store(v, chance >> 16));
-                let divisor = v.sqrt() * f.second_scale + f.epsilon;
-                *value = *value * f.keep - m / divisor * f.step_size;
-            }
+            let numbers = Numbers { values, first, second, gradient, first_place: (i * CHUNK) as u32 };
+            adamw::update(numbers, &f.factors, f.update);
         });
 }
 

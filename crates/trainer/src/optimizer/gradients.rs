@@ -3,6 +3,7 @@
 use super::CHUNK;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use model::ops::norm;
 use model::recompute::Sink;
 use rayon::prelude::*;
 
@@ -65,13 +66,18 @@ impl Gradients {
     /// # Errors
     /// If a gradient's shape is not its variable's.
     pub fn accumulate(&mut self, store: &GradStore) -> Result<()> {
-        self.entries.par_iter_mut().try_for_each(|entry| match store.get(entry.var.as_tensor()) {
+        let add = |entry: &mut Entry| match store.get(entry.var.as_tensor()) {
             Some(gradient) => {
                 let gradient = gradient.clone();
                 entry.add(&gradient)
             }
             None => Ok(()),
-        })
+        };
+        if self.on_host() {
+            self.entries.par_iter_mut().try_for_each(add)
+        } else {
+            self.entries.iter_mut().try_for_each(add)
+        }
     }
 
     /// The sum of a variable on the CPU, for something to be added to it in place; `None` for another tensor.
@@ -86,16 +92,39 @@ impl Gradients {
         }
     }
 
+    /// The sum of a variable on a device, for a kernel to add to it in place; `None` for another tensor.
+    pub fn device(&mut self, variable: &Tensor) -> Option<Tensor> {
+        let entry = self.entries.iter_mut().find(|entry| entry.var.as_tensor().id() == variable.id())?;
+        match &entry.sum {
+            Sum::Device(sum) => {
+                entry.received = true;
+                Some(sum.clone())
+            }
+            Sum::Host(_) => None,
+        }
+    }
+
+    /// Whether threads may share the variables: what is on a device belongs to the thread that launches there.
+    fn on_host(&self) -> bool {
+        self.entries.iter().all(|entry| matches!(entry.sum, Sum::Host(_)))
+    }
+
     /// Adds the sums of other micro-batches.
     ///
     /// # Errors
     /// If they were made for other variables.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let sums = other.sums_for(self.entries.iter().map(|entry| entry.name.as_str()))?;
-        self.entries.par_iter_mut().zip(sums).zip(&other.entries).try_for_each(|((entry, sum), other)| {
+        let on_host = self.on_host();
+        let add = |((entry, sum), other): ((&mut Entry, &Sum), &Entry)| {
             entry.received |= other.received;
             entry.sum.add(sum)
-        })
+        };
+        if on_host {
+            self.entries.par_iter_mut().zip(sums).zip(&other.entries).try_for_each(add)
+        } else {
+            self.entries.iter_mut().zip(sums).zip(&other.entries).try_for_each(add)
+        }
     }
 
     /// Names of the variables that no gradient was added to since the start or the last [`Gradients::zero`].
@@ -110,8 +139,16 @@ impl Gradients {
     /// # Errors
     /// If a device fails.
     pub fn global_norm(&self) -> Result<f64> {
-        let squares: Vec<f64> = self.entries.par_iter().map(|entry| entry.sum.squares()).collect::<Result<_>>()?;
-        Ok(squares.iter().sum::<f64>().sqrt())
+        Ok(self.squares()?.iter().sum::<f64>().sqrt())
+    }
+
+    /// The sum of squares of each variable's gradient; a device is waited for once.
+    fn squares(&self) -> Result<Vec<f64>> {
+        if self.on_host() {
+            return self.entries.par_iter().map(|entry| entry.sum.squares()).collect();
+        }
+        let sums = self.entries.iter().map(|entry| entry.sum.to_tensor(&entry.var)).collect::<Result<Vec<_>>>()?;
+        Ok(norm::squares(&sums.iter().collect::<Vec<_>>())?)
     }
 
     /// Multiplies all sums.
@@ -119,17 +156,13 @@ impl Gradients {
     /// # Errors
     /// If a device fails.
     pub fn scale(&mut self, factor: f64) -> Result<()> {
-        self.entries.par_iter_mut().try_for_each(|entry| match &mut entry.sum {
-            Sum::Host(values) => {
-                let factor = factor as f32;
-                values.iter_mut().for_each(|value| *value *= factor);
-                Ok(())
+        for entry in &mut self.entries {
+            match &mut entry.sum {
+                Sum::Host(values) => values.par_iter_mut().for_each(|value| *value *= factor as f32),
+                Sum::Device(tensor) => *tensor = (&*tensor * factor)?,
             }
-            Sum::Device(tensor) => {
-                *tensor = (&*tensor * factor)?;
-                Ok(())
-            }
-        })
+        }
+        Ok(())
     }
 
     /// Back to zeros, for the next batch; host memory is kept.
@@ -165,12 +198,10 @@ impl Gradients {
 
     /// The name of the first variable whose gradient has a value that is not finite.
     pub(super) fn first_not_finite(&self) -> Result<&str> {
-        for entry in &self.entries {
-            if !entry.sum.squares()?.is_finite() {
-                return Ok(&entry.name);
-            }
-        }
-        Ok("all variables together")
+        let mut named = self.entries.iter().zip(self.squares()?);
+        Ok(named
+            .find(|(_, squares)| !squares.is_finite())
+            .map_or("all variables together", |(entry, _)| entry.name.as_str()))
     }
 }
 
@@ -181,6 +212,10 @@ impl Sink<anyhow::Error> for Gradients {
 
     fn host(&mut self, variable: &Tensor) -> Option<&mut [f32]> {
         Self::host(self, variable)
+    }
+
+    fn device(&mut self, variable: &Tensor) -> Option<Tensor> {
+        Self::device(self, variable)
     }
 }
 
@@ -193,8 +228,7 @@ impl Entry {
         match &mut self.sum {
             Sum::Host(sum) => add_tensor(sum, gradient),
             Sum::Device(sum) => {
-                // Detached, for a gradient may still hold the graph that it came from.
-                *sum = (&*sum + gradient.to_dtype(DType::F32)?)?.detach();
+                *sum = norm::added(sum, gradient)?;
                 Ok(())
             }
         }
@@ -213,7 +247,7 @@ impl Sum {
     fn add(&mut self, other: &Self) -> Result<()> {
         match (self, other) {
             (Self::Host(sum), Self::Host(other)) => add_slice(sum, other),
-            (Self::Device(sum), Self::Device(other)) => *sum = (&*sum + other)?,
+            (Self::Device(sum), Self::Device(other)) => *sum = norm::added(sum, other)?,
             _ => bail!("gradients of one variable are on two devices"),
         }
         Ok(())
@@ -226,7 +260,7 @@ impl Sum {
                 let chunks: Vec<f64> = values.par_chunks(CHUNK).map(squares).collect();
                 Ok(chunks.iter().sum())
             }
-            Self::Device(tensor) => Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?)),
+            Self::Device(tensor) => Ok(norm::composed(tensor)?),
         }
     }
 

@@ -37,70 +37,9 @@ impl Moment {
     }
 }
 
-/// A number that a moment is kept in.
-pub(super) trait Kept: Copy + Send + Sync {
-    fn load(self) -> f32;
-
-    /// `chance` is uniform over all `u32`; its lower half decides.
-    fn store(value: f32, chance: u32) -> Self;
-}
-
-impl Kept for f32 {
-    #[inline(always)]
-    fn load(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    fn store(value: f32, _: u32) -> Self {
-        value
-    }
-}
-
-impl Kept for bf16 {
-    #[inline(always)]
-    fn load(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    /// Of a finite value: the bits that are cut off, over `2^16`, are the odds of rounding away from zero.
-    #[inline(always)]
-    fn store(value: f32, chance: u32) -> Self {
-        Self::from_bits((value.to_bits().saturating_add(chance & 0xffff) >> 16) as u16)
-    }
-}
-
-/// A number for each place of a variable's update: Murmur3's finaliser, a bijection, of the place and the update's own number.
-#[inline(always)]
-pub(super) fn chance(update: u32, place: u32) -> u32 {
-    let mut x = place ^ update;
-    x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
-    x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
-    x ^ (x >> 16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rounding_by_chance_keeps_the_mean() {
-        for value in [1.0f32, 1.001, -0.3337, 3e-9, 0.0] {
-            let stored: Vec<f32> = (0..1 << 16).map(|place| bf16::store(value, chance(7, place)).load()).collect();
-            let mean = stored.iter().map(|&x| f64::from(x)).sum::<f64>() / stored.len() as f64;
-            assert!((mean - f64::from(value)).abs() <= 1e-4 * f64::from(value.abs()), "{value} became {mean}");
-            let spacing = value.abs() / 128.0;
-            assert!(stored.iter().all(|x| (x - value).abs() <= spacing));
-        }
-    }
-
-    #[test]
-    fn a_number_that_bf16_holds_stays() {
-        for bits in [0u16, 0x3f80, 0xbf81, 0x0001, 0x7f7f] {
-            let value = bf16::from_bits(bits);
-            assert!((0..1000).all(|place| bf16::store(value.load(), chance(1, place)) == value));
-        }
-    }
 
     #[test]
     fn what_is_saved_is_what_is_kept() {
