@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor, Var};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use model::kernels::packed::Compute;
+use model::ops::attention::Form;
 use model::ops::log_prob::Scored;
 use model::ops::{self, Heads, RopeTable};
 
@@ -120,7 +121,8 @@ fn attention<P: Pass>(bencher: Bencher, shape: Shape) {
     let offsets: Arc<[usize]> = (0..=SEQUENCES).map(|i| i * shape.tokens / SEQUENCES).collect();
     let rows = |heads: usize, seed| variable(&[shape.tokens, heads * dim], seed);
     let inputs = [rows(query, 1.0), rows(key_value, 2.0), rows(key_value, 3.0)];
-    let run = |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], shape.heads, &offsets).unwrap();
+    let form = Form { heads: shape.heads, compute: Compute::F32 };
+    let run = |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], form, &offsets).unwrap();
     measure::<P>(bencher, shape, &inputs, run);
 }
 
