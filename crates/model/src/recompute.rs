@@ -6,6 +6,7 @@
 //! with kernels for it: nothing of that size is made on the way.
 
 use crate::error::{Error, Result};
+use crate::kernels::sums::HostSum;
 #[cfg(feature = "cuda")]
 use crate::ops::log_prob::Scored;
 use crate::ops::{HeadScores, fused, log_prob};
@@ -24,9 +25,9 @@ pub trait Sink<E> {
     /// When a gradient does not fit its variable.
     fn add(&mut self, store: &GradStore) -> Result<(), E>;
 
-    /// The sum of a trainable variable's gradients as f32 in host memory, row-major, for something to be added to it; `None`
+    /// The sum of a trainable variable's gradients in host memory, row-major, for something to be added to it; `None`
     /// where there is no such memory.
-    fn host(&mut self, _variable: &Tensor) -> Option<&mut [f32]> {
+    fn host(&mut self, _variable: &Tensor) -> Option<HostSum<'_>> {
         None
     }
 
@@ -175,14 +176,14 @@ fn through_embedding<E: From<Error>>(
     if let Some(sum) = sink.host(&model.embedding)
         && fused(gradient)
     {
-        return Ok(add_rows(sum, &batch.tokens, gradient)?);
+        return add_rows(sum, &batch.tokens, gradient).map_err(E::from);
     }
     let store = weighted(&model.embed(batch)?, gradient)?.backward().map_err(Error::from)?;
     sink.add(&store)
 }
 
 /// `sum[tokens[i]] += rows[i]` of `rows: [tokens, width]` on the CPU, in order.
-fn add_rows(sum: &mut [f32], tokens: &[u32], rows: &Tensor) -> Result<()> {
+fn add_rows(mut sum: HostSum, tokens: &[u32], rows: &Tensor) -> Result<()> {
     let rows = rows.contiguous()?;
     let width = rows.dim(1)?;
     let (storage, layout) = rows.storage_and_layout();
@@ -191,9 +192,7 @@ fn add_rows(sum: &mut [f32], tokens: &[u32], rows: &Tensor) -> Result<()> {
     };
     let rows = &storage.as_slice::<f32>()?[layout.start_offset()..];
     for (&token, row) in tokens.iter().zip(rows.chunks_exact(width)) {
-        for (sum, value) in sum[token as usize * width..][..width].iter_mut().zip(row) {
-            *sum += value;
-        }
+        sum.add(token as usize * width, row);
     }
     Ok(())
 }

@@ -167,7 +167,7 @@ fn products_in_bf16_and_in_eight_bits_are_near_those_in_f32() {
     };
     let want = logits(Compute::F32);
     let size = want.iter().fold(0.0f32, |m, z| m.max(z.abs()));
-    for (compute, limit) in [(Compute::Bf16, 0.02), (Compute::Int8, 0.05)] {
+    for (compute, limit) in [(Compute::Bf16, 0.02), (Compute::Int8, 0.15)] {
         let gap = want.iter().zip(&logits(compute)).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(gap > 0.0 && gap < limit * size, "{compute:?}: {gap} of {size}");
     }

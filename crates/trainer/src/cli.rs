@@ -291,9 +291,9 @@ pub struct BenchArgs {
     /// What products are computed in on the CPU (f32, bf16, and for rollouts int8); as --dtype when absent
     #[arg(long, value_name = "C", value_parser = compute)]
     pub compute: Option<Compute>,
-    /// What the moments of AdamW are kept in
+    /// What gradient sums and the moments of AdamW are kept in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
-    pub moments: Dtype,
+    pub state: Dtype,
     /// Train adapters of this rank for every projection, the weights frozen
     #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
     pub lora_rank: Option<usize>,

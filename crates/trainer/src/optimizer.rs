@@ -37,13 +37,13 @@ pub struct AdamWSettings {
     /// The gradient is scaled down to this norm, over all variables, if it is longer; 0 turns clipping off.
     pub max_grad_norm: f64,
     /// Keeps the moments in bf16, rounded by chance; on the CPU.
-    pub narrow_moments: bool,
+    pub narrow: bool,
 }
 
 impl Default for AdamWSettings {
     /// Betas 0.9 and 0.999, epsilon 1e-8, no decay, gradient norm at most 1.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, narrow_moments: false }
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, narrow: false }
     }
 }
 
@@ -170,7 +170,7 @@ impl AdamW {
                     name: name.clone(),
                     var: var.clone(),
                     decays: decays(name, var.rank()),
-                    state: State::new(var, !composed && var.device().is_cpu(), settings.narrow_moments)
+                    state: State::new(var, !composed && var.device().is_cpu(), settings.narrow)
                         .with_context(|| name.clone())?,
                     composed,
                 })
@@ -266,7 +266,7 @@ impl State {
             let master = master.map(|m| m.flatten_all()?.to_vec1()).transpose()?;
             return Ok(Self::Host { first: zeros(), second: zeros(), master });
         }
-        ensure!(!narrow, "optimizer.moments = \"bf16\" is for the CPU; elsewhere they are f32");
+        ensure!(!narrow, "optimizer.state = \"bf16\" is for the CPU; elsewhere they are f32");
         let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
         Ok(Self::Device { first: zeros()?, second: zeros()?, master })
     }
@@ -278,7 +278,8 @@ impl Entry {
             factors.keep = 1.0;
         }
         match (&mut self.state, gradient) {
-            (State::Host { first, second, master }, Sum::Host(gradient)) => {
+            (State::Host { first, second, master }, Sum::Host(_) | Sum::Narrow { .. }) => {
+                let gradient = gradient.summed()?;
                 let update = fused::Update::new([first, second], master.as_mut(), gradient, factors);
                 self.var.inplace_op1(&update)?;
             }

@@ -71,7 +71,7 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         epsilon: train.epsilon,
         weight_decay: train.weight_decay,
         max_grad_norm: train.max_grad_norm,
-        narrow_moments: false,
+        narrow: false,
     };
     let mut optimizer = AdamW::new(model.variables(), settings)?;
     let mut gradients = Gradients::new(model.variables())?;

@@ -5,7 +5,7 @@ use crate::ops::adamw::Factors;
 use half::bf16;
 
 /// Numbers of one variable, from place `first_place` on, with their moments.
-pub struct Numbers<'a, A, B> {
+pub struct Numbers<'a, A, B, G> {
     /// The numbers, which are updated.
     pub values: &'a mut [f32],
     /// Means of the gradients.
@@ -13,21 +13,21 @@ pub struct Numbers<'a, A, B> {
     /// Means of their squares.
     pub second: &'a mut [B],
     /// The gradients.
-    pub gradient: &'a [f32],
+    pub gradient: &'a [G],
     /// Of the first of them in its variable.
     pub first_place: u32,
 }
 
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, `p = p keep - step_size m / (sqrt(v) second_scale + epsilon)`.
 /// `update` is the number of this update of this variable, for [`chance`].
-pub fn update<A: Kept, B: Kept>(numbers: Numbers<A, B>, f: &Factors, update: u32) {
+pub fn update<A: Kept, B: Kept, G: Kept>(numbers: Numbers<A, B, G>, f: &Factors, update: u32) {
     let Numbers { values, first, second, gradient, first_place } = numbers;
     vectorized!({
         let moments = first.iter_mut().zip(second.iter_mut());
         for (((value, (first, second)), gradient), place) in
             values.iter_mut().zip(moments).zip(gradient).zip(first_place..)
         {
-            let gradient = gradient * f.grad_scale;
+            let gradient = gradient.load() * f.grad_scale;
             let m = first.load() * f.beta1 + gradient * f.one_minus_beta1;
             let v = second.load() * f.beta2 + gradient * gradient * f.one_minus_beta2;
             let chance = chance(update, place);

@@ -27,6 +27,7 @@ pub mod packed;
 mod packing;
 pub mod pairs;
 mod product;
+pub mod sums;
 mod transpose;
 pub mod weights;
 

@@ -6,6 +6,7 @@
 use super::{elements, fallbacks, fused, linear, output, streamed_head, weights, with_elements, with_weights};
 use crate::kernels::gemm::{Dims, Mat, Write, gemm};
 use crate::kernels::packed::Compute;
+use crate::kernels::sums::HostSum;
 use crate::kernels::weights::Weights;
 use crate::kernels::{map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
@@ -102,7 +103,7 @@ pub fn backward_into(
     w: &Tensor,
     scored: &Scored,
     (scores, g): (&HeadScores, &Tensor),
-    dw: Option<&mut [f32]>,
+    dw: Option<HostSum>,
 ) -> Result<Vec<f32>> {
     check(hidden, w, scored)?;
     let scores = Tensor::cat(&[&scores.log_probs, &scores.entropy], 0)?;
@@ -323,7 +324,7 @@ impl CustomOp2 for LogProb {
         let shared = with_weights(w, "log_prob", |w| Ok(shared_out(w, self.scored.compute)))?;
         let (dx, dw) = if shared {
             let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
-            (backward_into(hidden, w, &self.scored, (&HeadScores::of(y)?, g), dw.as_deref_mut())?, dw)
+            (backward_into(hidden, w, &self.scored, (&HeadScores::of(y)?, g), dw.as_deref_mut().map(HostSum::F32))?, dw)
         } else {
             let width = hidden.dim(1)?;
             let (dx, dw) = with_elements(hidden, "log_prob", |hidden| {

@@ -10,6 +10,7 @@ use super::linear::packed_rows;
 use super::log_prob::Scored;
 use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::pairs;
+use crate::kernels::sums::HostSum;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
 use std::ops::Range;
@@ -158,10 +159,10 @@ impl Head<'_> {
 
     /// The gradient of the hidden states for the gradients `g` of what [`Self::forward`] gave, which was `scores`; that of
     /// the head is added to `dw` if it is wanted.
-    pub fn backward(&self, scores: &[f32], g: &[f32], mut dw: Option<&mut [f32]>) -> Vec<f32> {
+    pub fn backward(&self, scores: &[f32], g: &[f32], mut dw: Option<HostSum>) -> Vec<f32> {
         let (width, count) = (self.width, self.scored.rows.len());
         let mut dx = vec![0.0; self.hidden.len()];
-        let mut z = Vec::new();
+        let (mut z, mut of_strip) = (Vec::new(), Vec::new());
         for group in self.groups() {
             let rows = &self.scored.rows[group.clone()];
             let x = self.gather(rows);
@@ -180,8 +181,16 @@ impl Head<'_> {
                 z.resize(rows.len() * strip.len(), 0.0);
                 self.packed(&strip).matmul(&x, &mut z);
                 gradient.replace(&mut z, &strip);
-                if let Some(dw) = dw.as_deref_mut() {
-                    columns.matmul_transposed_add(&z, &mut dw[strip.start * width..strip.end * width]);
+                match &mut dw {
+                    Some(HostSum::F32(dw)) => {
+                        columns.matmul_transposed_add(&z, &mut dw[strip.start * width..strip.end * width]);
+                    }
+                    Some(dw) => {
+                        of_strip.resize(strip.len() * width, 0.0);
+                        columns.matmul_transposed(&z, &mut of_strip);
+                        dw.add(strip.start * width, &of_strip);
+                    }
+                    None => {}
                 }
                 self.packed_columns(&strip).matmul_add(&z, &mut dx_group);
             }
@@ -301,7 +310,7 @@ mod tests {
                 let head = Head { hidden, w, width: 24, scored };
                 let mut dw = vec![0.0; w.len()];
                 let values = head.forward();
-                let dx = head.backward(&values, &g, trained.then_some(&mut dw[..]));
+                let dx = head.backward(&values, &g, trained.then_some(HostSum::F32(&mut dw)));
                 Ok((values, dx, dw))
             })
         })

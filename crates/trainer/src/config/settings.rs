@@ -347,8 +347,8 @@ pub struct Optimizer {
     pub beta1: f64,
     /// Decay of the second moment, 0 up to but not 1.
     pub beta2: f64,
-    /// What both moments are kept in; bf16 halves their memory, rounded by chance. On the CPU.
-    pub moments: Dtype,
+    /// What gradient sums and moments are kept in; bf16 halves their memory, rounded by chance. On the CPU.
+    pub state: Dtype,
     /// Added to the root of the second moment, above 0.
     pub epsilon: f64,
     /// The gradient is scaled down to this norm, above 0.
@@ -369,7 +369,7 @@ impl Optimizer {
             epsilon: self.epsilon,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
-            narrow_moments: self.moments == Dtype::Bf16,
+            narrow: self.state == Dtype::Bf16,
         }
     }
 

@@ -61,8 +61,8 @@ pub struct Update<'a> {
     pub tokens: usize,
     /// `model.recompute`.
     pub recompute: Option<bool>,
-    /// `optimizer.moments`.
-    pub moments: Dtype,
+    /// `optimizer.state`.
+    pub state: Dtype,
 }
 
 /// Estimates what forward, backward and AdamW take.
@@ -74,7 +74,7 @@ pub struct Update<'a> {
 /// | part | bytes |
 /// | --- | --- |
 /// | weights | `w P` |
-/// | gradients | `4 T` |
+/// | gradients | `4 T`, or `2 T` in bf16 |
 /// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights |
 /// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections |
 /// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states |
@@ -90,9 +90,10 @@ pub fn update(of: &Update) -> Need {
     let mut need = Need { items: Vec::new() };
     need.add("program", PROGRAM, "code, tokenizer, stacks");
     need.add("weights", width * parameters, format!("{} parameters x {name}", thousands(parameters)));
-    need.add("gradients", F32 * trained, format!("{} trained x 4", thousands(trained)));
+    let state = if of.state == Dtype::Bf16 { BF16 } else { F32 };
+    need.add("gradients", state * trained, format!("{} trained x {state}", thousands(trained)));
     let master = of.dtype == Dtype::Bf16 && of.lora.is_none();
-    let moments = if of.moments == Dtype::Bf16 { 2 * BF16 } else { 2 * F32 };
+    let moments = 2 * state;
     let per_number = if master { moments + F32 } else { moments };
     let copies = if master { "moments and master copy" } else { "moments" };
     need.add("AdamW", per_number * trained, format!("trained x {per_number} ({copies})"));
@@ -135,7 +136,7 @@ pub fn estimate(shape: &Shape, config: &Config) -> Need {
         lora: lora.as_ref(),
         tokens: micro_batch(config),
         recompute: config.model.recompute,
-        moments: config.optimizer.moments,
+        state: config.optimizer.state,
     });
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };

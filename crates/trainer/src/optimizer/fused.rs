@@ -13,8 +13,15 @@ use std::cell::RefCell;
 pub(super) struct Update<'a> {
     /// In a cell because candle hands an operation to its storage by shared reference.
     state: RefCell<Slices<'a>>,
-    gradient: &'a [f32],
+    gradient: Summed<'a>,
     step: Step,
+}
+
+/// The sum of the gradients of a variable.
+#[derive(Clone, Copy)]
+pub(super) enum Summed<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
 }
 
 /// The factors of an update of a variable, and its number.
@@ -34,7 +41,7 @@ impl<'a> Update<'a> {
     pub(super) fn new(
         [first, second]: [&'a mut Moment; 2],
         master: Option<&'a mut Vec<f32>>,
-        gradient: &'a [f32],
+        gradient: Summed<'a>,
         f: Factors,
     ) -> Self {
         let step = Step { factors: f.narrow(), update: f.update };
@@ -54,14 +61,14 @@ impl InplaceOp1 for Update<'_> {
         match (storage, master) {
             (CpuStorage::F32(values), None) => {
                 let values = &mut values[start..end];
-                update(values, first, second, self.gradient, self.step);
+                update(values, first, second, self.gradient, self.step)?;
             }
             (CpuStorage::BF16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.step);
+                update(master, first, second, self.gradient, self.step)?;
                 narrow(&mut values[start..end], master, bf16::from_f32);
             }
             (CpuStorage::F16(values), Some(master)) => {
-                update(master, first, second, self.gradient, self.step);
+                update(master, first, second, self.gradient, self.step)?;
                 narrow(&mut values[start..end], master, f16::from_f32);
             }
             _ => bail!("adamw: the variable's type has changed"),
@@ -70,18 +77,19 @@ impl InplaceOp1 for Update<'_> {
     }
 }
 
-fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: &[f32], f: Step) {
-    match (first, second) {
-        (Moment::F32(first), Moment::F32(second)) => each(values, first, second, gradient, f),
-        (Moment::Bf16(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
-        // Both are made alike; this one keeps the match whole.
-        (Moment::F32(first), Moment::Bf16(second)) => each(values, first, second, gradient, f),
-        (Moment::Bf16(first), Moment::F32(second)) => each(values, first, second, gradient, f),
+fn update(values: &mut [f32], first: &mut Moment, second: &mut Moment, gradient: Summed, f: Step) -> Result<()> {
+    match (first, second, gradient) {
+        (Moment::F32(first), Moment::F32(second), Summed::F32(gradient)) => each(values, first, second, gradient, f),
+        (Moment::F32(first), Moment::F32(second), Summed::Bf16(gradient)) => each(values, first, second, gradient, f),
+        (Moment::Bf16(first), Moment::Bf16(second), Summed::F32(gradient)) => each(values, first, second, gradient, f),
+        (Moment::Bf16(first), Moment::Bf16(second), Summed::Bf16(gradient)) => each(values, first, second, gradient, f),
+        _ => bail!("adamw: the moments of a variable are kept in two types"),
     }
+    Ok(())
 }
 
 /// Values are independent, so the split over threads doesn't change them.
-fn each<A: Kept, B: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[f32], f: Step) {
+fn each<A: Kept, B: Kept, G: Kept>(values: &mut [f32], first: &mut [A], second: &mut [B], gradient: &[G], f: Step) {
     values
         .par_chunks_mut(CHUNK)
         .zip(first.par_chunks_mut(CHUNK))

@@ -1,8 +1,12 @@
 //! The gradient of a batch: f32 sums over its micro-batches, in an order that doesn't depend on threads.
 
 use super::CHUNK;
+use super::fused::Summed;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use half::bf16;
+use model::kernels::adamw::Kept;
+use model::kernels::sums::HostSum;
 use model::ops::norm;
 use model::recompute::Sink;
 use rayon::prelude::*;
@@ -29,19 +33,32 @@ struct Entry {
 #[derive(Debug)]
 pub(super) enum Sum {
     Host(Vec<f32>),
+    /// In bf16, rounded by chance, with the number of additions.
+    Narrow {
+        sums: Vec<bf16>,
+        additions: u32,
+    },
     Device(Tensor),
 }
 
 impl Gradients {
-    /// Zeros for the named variables, in their order.
+    /// Zeros for the named variables, in their order, kept in f32.
     ///
     /// # Errors
     /// If a device has no memory for them.
     pub fn new(vars: &[(String, Var)]) -> Result<Self> {
+        Self::kept(vars, false)
+    }
+
+    /// The same, kept in bf16 if they are to be `narrow` and are on the CPU.
+    ///
+    /// # Errors
+    /// If a device has no memory for them.
+    pub fn kept(vars: &[(String, Var)], narrow: bool) -> Result<Self> {
         let entries = vars
             .iter()
             .map(|(name, var)| {
-                Ok(Entry { name: name.clone(), var: var.clone(), sum: Sum::zeros(var)?, received: false })
+                Ok(Entry { name: name.clone(), var: var.clone(), sum: Sum::zeros(var, narrow)?, received: false })
             })
             .collect::<Result<_>>()?;
         Ok(Self { entries })
@@ -81,15 +98,11 @@ impl Gradients {
     }
 
     /// The sum of a variable on the CPU, for something to be added to it in place; `None` for another tensor.
-    pub fn host(&mut self, variable: &Tensor) -> Option<&mut [f32]> {
+    pub fn host(&mut self, variable: &Tensor) -> Option<HostSum<'_>> {
         let entry = self.entries.iter_mut().find(|entry| entry.var.as_tensor().id() == variable.id())?;
-        match &mut entry.sum {
-            Sum::Host(values) => {
-                entry.received = true;
-                Some(values)
-            }
-            Sum::Device(_) => None,
-        }
+        let sum = entry.sum.host()?;
+        entry.received = true;
+        Some(sum)
     }
 
     /// The sum of a variable on a device, for a kernel to add to it in place; `None` for another tensor.
@@ -100,13 +113,13 @@ impl Gradients {
                 entry.received = true;
                 Some(sum.clone())
             }
-            Sum::Host(_) => None,
+            Sum::Host(_) | Sum::Narrow { .. } => None,
         }
     }
 
     /// Whether threads may share the variables: what is on a device belongs to the thread that launches there.
     fn on_host(&self) -> bool {
-        self.entries.iter().all(|entry| matches!(entry.sum, Sum::Host(_)))
+        self.entries.iter().all(|entry| !matches!(entry.sum, Sum::Device(_)))
     }
 
     /// Adds the sums of other micro-batches.
@@ -159,6 +172,9 @@ impl Gradients {
         for entry in &mut self.entries {
             match &mut entry.sum {
                 Sum::Host(values) => values.par_iter_mut().for_each(|value| *value *= factor as f32),
+                Sum::Narrow { sums, .. } => sums.par_iter_mut().for_each(|sum| {
+                    *sum = bf16::from_f32(sum.to_f32() * factor as f32);
+                }),
                 Sum::Device(tensor) => *tensor = (&*tensor * factor)?,
             }
         }
@@ -174,6 +190,7 @@ impl Gradients {
             entry.received = false;
             match &mut entry.sum {
                 Sum::Host(values) => values.fill(0.0),
+                Sum::Narrow { sums, .. } => sums.fill(bf16::ZERO),
                 Sum::Device(tensor) => *tensor = tensor.zeros_like()?,
             }
         }
@@ -210,7 +227,7 @@ impl Sink<anyhow::Error> for Gradients {
         self.accumulate(store)
     }
 
-    fn host(&mut self, variable: &Tensor) -> Option<&mut [f32]> {
+    fn host(&mut self, variable: &Tensor) -> Option<HostSum<'_>> {
         Self::host(self, variable)
     }
 
@@ -226,29 +243,50 @@ impl Entry {
         }
         self.received = true;
         match &mut self.sum {
-            Sum::Host(sum) => add_tensor(sum, gradient),
             Sum::Device(sum) => {
                 *sum = norm::added(sum, gradient)?;
                 Ok(())
             }
+            sum => add_tensor(sum, gradient),
         }
     }
 }
 
 impl Sum {
-    fn zeros(var: &Var) -> Result<Self> {
+    fn zeros(var: &Var, narrow: bool) -> Result<Self> {
         if var.device().is_cpu() {
-            return Ok(Self::Host(vec![0.0; var.elem_count()]));
+            let count = var.elem_count();
+            return Ok(match narrow {
+                true => Self::Narrow { sums: vec![bf16::ZERO; count], additions: 0 },
+                false => Self::Host(vec![0.0; count]),
+            });
         }
         let zeros = Tensor::zeros(var.shape(), DType::F32, var.device())?;
         Ok(Self::Device(zeros))
+    }
+
+    /// Where something can be added in host memory, if that is where it is.
+    fn host(&mut self) -> Option<HostSum<'_>> {
+        match self {
+            Self::Host(values) => Some(HostSum::F32(values)),
+            Self::Narrow { sums, additions } => {
+                *additions = additions.wrapping_add(1);
+                Some(HostSum::Bf16 { sums, addition: additions.wrapping_mul(0xc2b2_ae35) })
+            }
+            Self::Device(_) => None,
+        }
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
         match (self, other) {
             (Self::Host(sum), Self::Host(other)) => add_slice(sum, other),
             (Self::Device(sum), Self::Device(other)) => *sum = norm::added(sum, other)?,
-            _ => bail!("gradients of one variable are on two devices"),
+            (sum @ Self::Narrow { .. }, Self::Host(other)) => {
+                if let Some(mut sum) = sum.host() {
+                    sum.add(0, other);
+                }
+            }
+            _ => bail!("gradients of one variable are on two devices, or kept in two types"),
         }
         Ok(())
     }
@@ -260,7 +298,20 @@ impl Sum {
                 let chunks: Vec<f64> = values.par_chunks(CHUNK).map(squares).collect();
                 Ok(chunks.iter().sum())
             }
+            Self::Narrow { sums, .. } => {
+                let chunks: Vec<f64> = sums.par_chunks(CHUNK).map(squares).collect();
+                Ok(chunks.iter().sum())
+            }
             Self::Device(tensor) => Ok(norm::composed(tensor)?),
+        }
+    }
+
+    /// The values in host memory.
+    pub(super) fn summed(&self) -> Result<Summed<'_>> {
+        match self {
+            Self::Host(values) => Ok(Summed::F32(values)),
+            Self::Narrow { sums, .. } => Ok(Summed::Bf16(sums)),
+            Self::Device(_) => bail!("a gradient is on a device"),
         }
     }
 
@@ -268,17 +319,18 @@ impl Sum {
     pub(super) fn to_tensor(&self, var: &Var) -> Result<Tensor> {
         match self {
             Self::Host(values) => Ok(Tensor::from_slice(values, var.shape(), var.device())?),
+            Self::Narrow { sums, .. } => Ok(Tensor::from_slice(sums, var.shape(), var.device())?.to_dtype(DType::F32)?),
             Self::Device(tensor) => Ok(tensor.clone()),
         }
     }
 }
 
 /// Eight running sums, since one would wait for each addition to end before it starts the next.
-fn squares(values: &[f32]) -> f64 {
+fn squares<T: Kept>(values: &[T]) -> f64 {
     let mut lanes = [0.0_f64; 8];
     for eight in values.chunks(8) {
         for (lane, &value) in lanes.iter_mut().zip(eight) {
-            *lane += f64::from(value) * f64::from(value);
+            *lane += f64::from(value.load()) * f64::from(value.load());
         }
     }
     lanes.iter().sum()
@@ -290,16 +342,23 @@ fn add_slice(sum: &mut [f32], other: &[f32]) {
         .for_each(|(sum, other)| sum.iter_mut().zip(other).for_each(|(s, o)| *s += o));
 }
 
-/// Adds a tensor's values, from its own memory where they lie there in order.
-fn add_tensor(sum: &mut [f32], gradient: &Tensor) -> Result<()> {
+/// Adds a tensor's values to a sum in host memory, from its own memory where they lie there in order.
+fn add_tensor(sum: &mut Sum, gradient: &Tensor) -> Result<()> {
+    let add = |values: &[f32]| match sum {
+        Sum::Host(sum) => add_slice(sum, values),
+        sum => {
+            if let Some(mut sum) = sum.host() {
+                sum.add(0, values);
+            }
+        }
+    };
     {
         let (storage, layout) = gradient.storage_and_layout();
         if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
-            add_slice(sum, &values[start..end]);
+            add(&values[start..end]);
             return Ok(());
         }
     }
-    let values: Vec<f32> = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    add_slice(sum, &values);
+    add(&gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
     Ok(())
 }

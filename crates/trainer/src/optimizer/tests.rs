@@ -32,14 +32,7 @@ fn assert_close(actual: &[f32], expected: &[f64]) {
 
 /// Short fractions, so that the arithmetic can be followed.
 fn simple() -> AdamWSettings {
-    AdamWSettings {
-        beta1: 0.5,
-        beta2: 0.75,
-        epsilon: 1e-12,
-        weight_decay: 0.5,
-        max_grad_norm: 0.0,
-        narrow_moments: false,
-    }
+    AdamWSettings { beta1: 0.5, beta2: 0.75, epsilon: 1e-12, weight_decay: 0.5, max_grad_norm: 0.0, narrow: false }
 }
 
 /// Pseudo-random values in [-1, 1), the same everywhere.
@@ -268,6 +261,47 @@ fn a_foreign_or_torn_state_is_refused() {
     let tensors = vec![("w", vars[0].1.as_detached_tensor())];
     safetensors::serialize_to_file(tensors, None, &path).unwrap();
     assert!(refusal(&vars).contains("not the state of an optimiser"));
+}
+
+#[test]
+fn state_in_bf16_moves_as_in_f32_on_average_and_resumes_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("optimizer.safetensors");
+    let narrow = AdamWSettings { narrow: true, ..AdamWSettings::default() };
+    let steps = |optimizer: &mut AdamW, vars: &[(String, Var)], steps: std::ops::Range<u64>| {
+        for step in steps {
+            let mut sums = Gradients::kept(vars, optimizer.settings.narrow).unwrap();
+            for (index, (_, var)) in vars.iter().enumerate() {
+                // Half of it by a store, half where it is summed.
+                let half: Vec<f32> =
+                    noise(step * 100 + index as u64, var.elem_count()).iter().map(|g| g / 2.0).collect();
+                sums.add(index, &Tensor::from_slice(&half, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                sums.host(var.as_tensor()).unwrap().add(0, &half);
+            }
+            optimizer.step(&sums, 1e-2).unwrap();
+        }
+    };
+    let (wide, vars, again) = (large_vars(), large_vars(), large_vars());
+    steps(&mut AdamW::new(&wide, AdamWSettings::default()).unwrap(), &wide, 0..6);
+    let mut optimizer = AdamW::new(&vars, narrow).unwrap();
+    steps(&mut optimizer, &vars, 0..3);
+    optimizer.save(&path).unwrap();
+    for ((_, from), (_, to)) in vars.iter().zip(&again) {
+        to.set(&from.as_detached_tensor().copy().unwrap()).unwrap();
+    }
+    steps(&mut optimizer, &vars, 3..6);
+    let mut resumed = AdamW::new(&again, narrow).unwrap();
+    resumed.load(&path).unwrap();
+    steps(&mut resumed, &again, 3..6);
+    assert_eq!(all_values(&vars), all_values(&again), "a resumed run is another");
+
+    let (wide, narrow) = (all_values(&wide).concat(), all_values(&vars).concat());
+    let differences = || wide.iter().zip(&narrow).map(|(a, b)| f64::from(a - b));
+    let mean = differences().sum::<f64>() / wide.len() as f64;
+    let spread = (differences().map(|d| d * d).sum::<f64>() / wide.len() as f64).sqrt();
+    // A step is 1e-2; what is rounded is up to 1/128 of it.
+    assert!(spread > 0.0 && spread < 1e-3, "{spread}");
+    assert!(mean.abs() < 6.0 * spread / (wide.len() as f64).sqrt(), "{mean} beside {spread}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Run {
         let held_out = held_out.first(config.evaluate.problems).into_iter().map(|(_, problem)| problem).collect();
         let reference = policy.reference(&config)?;
         let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
-        let gradients = Gradients::new(policy.model.variables())?;
+        let gradients = Gradients::kept(policy.model.variables(), config.optimizer.adamw().narrow)?;
         if let Some(from) = &from {
             restore(&policy, &mut optimizer, &from.path)?;
         }

@@ -52,13 +52,13 @@ pub(super) fn run(args: &BenchArgs, policy: &Policy) -> Result<Found> {
         lora: policy.model.lora(),
         tokens: passes.iter().map(|pass| computed[pass.clone()].iter().sum()).max().unwrap_or(0),
         recompute: None,
-        moments: args.moments,
+        state: args.state,
     });
     let pass = Pass { temperature: 1.0, recompute: None };
     let mean = -1.0 / responses.iter().sum::<usize>() as f64;
-    let settings = AdamWSettings { narrow_moments: args.moments == Dtype::Bf16, ..AdamWSettings::default() };
+    let settings = AdamWSettings { narrow: args.state == Dtype::Bf16, ..AdamWSettings::default() };
     let mut optimizer = AdamW::new(policy.model.variables(), settings)?;
-    let mut gradients = Gradients::new(policy.model.variables())?;
+    let mut gradients = Gradients::kept(policy.model.variables(), settings.narrow)?;
     let mut losses = Vec::new();
     let seconds = repeat(args.repeats, || {
         let loss = |range: Range<usize>, scores: &model::ops::HeadScores| {

@@ -74,7 +74,7 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
     let policy = ready::load(&args.model, config.model.dtype, args.device)?.to_train(&config)?;
     let groups = groups(args, &policy.model)?;
     let mut optimizer = AdamW::new(policy.model.variables(), config.optimizer.adamw())?;
-    let mut gradients = Gradients::new(policy.model.variables())?;
+    let mut gradients = Gradients::kept(policy.model.variables(), config.optimizer.adamw().narrow)?;
     let reference = reference(args, &config, &policy)?;
     let schedule = config.schedule.budget()?;
     let rate = config.optimizer.rate(schedule.total_steps())?;
