@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use half::bf16;
-use model::cache::{LANES, Pool, Sequence, blocks_for};
+use model::cache::{Host, LANES, Pool, Sequence, blocks_for};
 use model::decode::{Compute, Decoder, Span, Workspace};
 use model::kernels::decode_attention::Seen;
 use model::kernels::int8::Int8;
@@ -110,7 +110,7 @@ fn step(bencher: Bencher, (model, rows): (Model, usize)) {
     let decoder = Decoder::pack(&model.random(), Compute::F32).unwrap();
     // One more, by which a bench is tried out.
     let longest = HELD + STEPS as usize + 1;
-    let mut pool = Pool::new(decoder.config(), rows * blocks_for(longest));
+    let mut pool = Pool::new(Host::new(decoder.config()), rows * blocks_for(longest));
     let mut sequences: Vec<Sequence> = (0..rows).map(|_| Sequence::default()).collect();
     sequences.iter_mut().for_each(|sequence| assert!(pool.reserve(sequence, longest)));
     let mut workspace = Workspace::default();

@@ -1,9 +1,13 @@
 //! The key-value cache: blocks of [`LANES`] positions from a pool with a limit, and sequences that are lists of blocks.
 //!
-//! A block holds its positions for all layers and heads. A full block never changes again, so sequences that begin alike
-//! may share it; only blocks that one sequence has for itself are written. Within a head, keys are transposed (`[dim,
-//! LANES]`), so that the scores of sixteen positions are one multiply-add a dimension and nothing is summed across a
-//! register; values lie by position.
+//! Who holds which block is decided here, for every device alike: blocks are counted references, a full block never changes
+//! again, so sequences that begin alike may share it, and only blocks that one sequence has for itself are written. What a
+//! block *is* is the [`Store`]'s: on the CPU ([`Host`]) the numbers themselves, on a device a place in its memory
+//! ([`crate::decode_device`]).
+//!
+//! On the CPU a block holds its positions for all layers and heads. Within a head, keys are transposed (`[dim, LANES]`), so
+//! that the scores of sixteen positions are one multiply-add a dimension and nothing is summed across a register; values
+//! lie by position.
 
 use crate::config::Config;
 pub use crate::kernels::decode_attention::LANES;
@@ -11,40 +15,96 @@ use crate::kernels::decode_attention::Seen;
 use crate::ops::Heads;
 use std::sync::Arc;
 
-/// Keys and values of [`LANES`] positions: `[layers, key_value heads, 2, LANES * dim]`.
-pub type Block = Arc<[f32]>;
+/// Where blocks are kept.
+pub trait Store {
+    /// What a decoder finds in a block.
+    type Payload: ?Sized;
+
+    /// A block that nobody has yet; `None` when there is none left.
+    fn make(&mut self) -> Option<Arc<Self::Payload>>;
+
+    /// Takes back a block that nobody holds any more.
+    fn unmake(&mut self, block: Arc<Self::Payload>);
+
+    /// Makes the block `to`, which nobody else holds, a copy of `from`.
+    fn copy(&mut self, from: &Self::Payload, to: &mut Self::Payload);
+}
+
+/// A counted reference to a block of the store `S`.
+pub type Block<S> = Arc<<S as Store>::Payload>;
 
 /// Blocks needed for so many tokens.
 pub fn blocks_for(tokens: usize) -> usize {
     tokens.div_ceil(LANES)
 }
 
-/// The blocks of a cache: made when they are first needed, never more than the limit, and used again.
-pub struct Pool {
-    heads: Heads,
+/// Blocks in this machine's memory: `[layers, key_value heads, 2, LANES * dim]` each, keys and values in f32.
+pub struct Host {
     block_len: usize,
-    free: Vec<Block>,
-    made: usize,
-    limit: usize,
 }
 
-/// One sequence's keys and values. Its blocks return to the pool through [`Pool::release`] alone.
-#[derive(Default)]
-pub struct Sequence {
-    blocks: Vec<Block>,
-    len: usize,
+impl Store for Host {
+    type Payload = [f32];
+
+    fn make(&mut self) -> Option<Arc<[f32]>> {
+        Some(vec![0.0; self.block_len].into())
+    }
+
+    fn unmake(&mut self, block: Arc<[f32]>) {
+        drop(block);
+    }
+
+    fn copy(&mut self, from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
 }
 
-impl Pool {
-    /// A pool of at most `limit` blocks for a model of this shape.
-    pub fn new(config: &Config, limit: usize) -> Self {
-        let block_len = LANES * config.cache_per_token();
-        Self { heads: config.heads, block_len, free: Vec::new(), made: 0, limit }
+impl Host {
+    /// Blocks for a model of this shape.
+    pub fn new(config: &Config) -> Self {
+        Self { block_len: LANES * config.cache_per_token() }
     }
 
     /// Bytes of one block.
     pub fn block_bytes(config: &Config) -> usize {
         LANES * config.cache_per_token() * size_of::<f32>()
+    }
+}
+
+/// The blocks of a cache: made when they are first needed, never more than the limit, and used again.
+pub struct Pool<S: Store = Host> {
+    store: S,
+    free: Vec<Block<S>>,
+    made: usize,
+    limit: usize,
+}
+
+/// One sequence's keys and values, in blocks of payload `P`. They return to the pool through [`Pool::release`] alone.
+pub struct Sequence<P: ?Sized = [f32]> {
+    blocks: Vec<Arc<P>>,
+    len: usize,
+}
+
+impl<P: ?Sized> Default for Sequence<P> {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), len: 0 }
+    }
+}
+
+impl<S: Store> Pool<S> {
+    /// A pool of at most `limit` blocks of a store.
+    pub fn new(store: S, limit: usize) -> Self {
+        Self { store, free: Vec::new(), made: 0, limit }
+    }
+
+    /// Where the blocks are.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Where the blocks are, to write to them.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
     }
 
     /// Blocks that can still be taken.
@@ -53,7 +113,7 @@ impl Pool {
     }
 
     /// Gives the sequence room for so many more tokens; says whether there were enough blocks, and takes none if not.
-    pub fn reserve(&mut self, sequence: &mut Sequence, tokens: usize) -> bool {
+    pub fn reserve(&mut self, sequence: &mut Sequence<S::Payload>, tokens: usize) -> bool {
         let missing = blocks_for(sequence.len + tokens).saturating_sub(sequence.blocks.len());
         if missing > self.available() {
             return false;
@@ -64,55 +124,53 @@ impl Pool {
 
     /// A sequence that holds the same tokens: full blocks are shared, the last one is copied if it is not full. `None`
     /// when there is no block for it.
-    pub fn fork(&mut self, sequence: &Sequence) -> Option<Sequence> {
+    pub fn fork(&mut self, sequence: &Sequence<S::Payload>) -> Option<Sequence<S::Payload>> {
         let full = sequence.len / LANES;
         let mut blocks = sequence.blocks[..full].to_vec();
         if !sequence.len.is_multiple_of(LANES) {
             let mut copy = self.take()?;
-            Arc::get_mut(&mut copy)?.copy_from_slice(&sequence.blocks[full]);
+            self.store.copy(&sequence.blocks[full], Arc::get_mut(&mut copy)?);
             blocks.push(copy);
         }
         Some(Sequence { blocks, len: sequence.len })
     }
 
     /// Takes a sequence's blocks back, those that no other holds.
-    pub fn release(&mut self, sequence: Sequence) {
+    pub fn release(&mut self, sequence: Sequence<S::Payload>) {
         sequence.blocks.into_iter().for_each(|block| self.give(block));
     }
 
     /// Takes a block back, unless a sequence still holds it.
-    pub fn give(&mut self, mut block: Block) {
+    pub fn give(&mut self, mut block: Block<S>) {
         if Arc::get_mut(&mut block).is_some() {
             self.free.push(block);
         }
     }
 
-    fn take(&mut self) -> Option<Block> {
-        self.free.pop().or_else(|| {
-            (self.made < self.limit).then(|| {
-                self.made += 1;
-                vec![0.0; self.block_len].into()
-            })
-        })
+    fn take(&mut self) -> Option<Block<S>> {
+        if let Some(block) = self.free.pop() {
+            return Some(block);
+        }
+        let block = if self.made < self.limit { self.store.make()? } else { return None };
+        self.made += 1;
+        Some(block)
     }
 
-    /// Changes the limit; free blocks beyond it are dropped.
+    /// Changes the limit; free blocks beyond it go back to the store.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        while self.made > limit && self.free.pop().is_some() {
+        while self.made > limit
+            && let Some(block) = self.free.pop()
+        {
+            self.store.unmake(block);
             self.made -= 1;
         }
     }
-
-    /// The shape of a head's part.
-    pub fn heads(&self) -> Heads {
-        self.heads
-    }
 }
 
-impl Sequence {
+impl<P: ?Sized> Sequence<P> {
     /// A sequence that begins with these full blocks of another.
-    pub fn beginning(blocks: Vec<Block>) -> Self {
+    pub fn beginning(blocks: Vec<Arc<P>>) -> Self {
         Self { len: blocks.len() * LANES, blocks }
     }
 
@@ -132,20 +190,29 @@ impl Sequence {
     }
 
     /// The blocks, those beyond its length included.
-    pub fn blocks(&self) -> &[Block] {
+    pub fn blocks(&self) -> &[Arc<P>] {
         &self.blocks
     }
 
-    pub(crate) fn advance(&mut self, tokens: usize) {
+    /// Notes that so many more tokens were written behind those that are held.
+    pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 
+    /// The block of a position, to write to, if no other sequence holds it.
+    #[inline(always)]
+    pub fn own_block(&mut self, position: usize) -> Option<&mut P> {
+        Arc::get_mut(self.blocks.get_mut(position / LANES)?)
+    }
+}
+
+impl Sequence {
     /// Stores the keys and values `[key_value heads, dim]` of a position of one layer; `None` when it has no block
     /// there for itself.
     #[inline(always)]
     pub(crate) fn write(&mut self, part: Part, position: usize, keys: &[f32], values: &[f32]) -> Option<()> {
         let Heads { key_value, dim, .. } = part.heads;
-        let block = Arc::get_mut(self.blocks.get_mut(position / LANES)?)?;
+        let block = self.own_block(position)?;
         let lane = position % LANES;
         for (head, (key, value)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate().take(key_value) {
             let at = part.head(head);
@@ -189,8 +256,8 @@ mod tests {
         let text = r#"{"model_type": "qwen2", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 12,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}"#;
         let config = Config::parse(text, Path::new("config.json")).unwrap();
-        assert_eq!(Pool::block_bytes(&config), LANES * 2 * 2 * 4 * 4);
-        Pool::new(&config, limit)
+        assert_eq!(Host::block_bytes(&config), LANES * 2 * 2 * 4 * 4);
+        Pool::new(Host::new(&config), limit)
     }
 
     #[test]
@@ -213,7 +280,7 @@ mod tests {
         let mut pool = pool(4);
         let mut a = Sequence::default();
         assert!(pool.reserve(&mut a, LANES + 3));
-        let part = Part { heads: pool.heads(), layer: 1 };
+        let part = Part { heads: Heads { query: 2, key_value: 1, dim: 4 }, layer: 1 };
         for position in 0..LANES + 3 {
             a.write(part, position, &[position as f32; 4], &[0.5; 4]).unwrap();
         }

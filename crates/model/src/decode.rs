@@ -62,14 +62,33 @@ pub enum Compute {
 /// Bytes of weights from which on the threads share each product instead of the rows: more than a core's own cache holds.
 const LARGE: usize = 8 << 20;
 
-/// What one row feeds in a step.
-pub struct Span<'a> {
+/// What one row feeds in a step, its cache being blocks of payload `P`.
+pub struct Span<'a, P: ?Sized = [f32]> {
     /// Tokens that follow what the sequence already holds; at least one.
     pub tokens: Cow<'a, [u32]>,
     /// The row's keys and values, with room for the tokens.
-    pub sequence: &'a mut Sequence,
+    pub sequence: &'a mut Sequence<P>,
     /// Whether the logits behind the last token are wanted.
     pub logits: bool,
+}
+
+impl<P: ?Sized> Span<'_, P> {
+    /// Refuses what a model of this shape cannot take.
+    pub(crate) fn check(&self, config: &Config) -> Result<()> {
+        let vocab = config.vocab_size;
+        let end = self.sequence.len() + self.tokens.len();
+        if self.tokens.is_empty() {
+            return Err(Error::Unsupported("a decoding step needs at least one token a row".into()));
+        }
+        if let Some(token) = self.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
+        }
+        let limit = self.sequence.capacity().min(config.max_positions);
+        if end > limit {
+            return Err(Error::Unsupported(format!("a sequence of {end} tokens is beyond the limit of {limit}")));
+        }
+        Ok(())
+    }
 }
 
 impl Decoder {
@@ -148,7 +167,7 @@ impl Decoder {
         pick: impl Fn(usize, &mut [f32]) -> T + Sync,
     ) -> Result<Vec<Option<T>>> {
         for span in &spans {
-            self.check(span)?;
+            span.check(&self.config)?;
         }
         let mut parts = self.parts(&spans);
         workspace.0.resize_with(parts.len().max(workspace.0.len()), Buffers::default);
@@ -200,22 +219,6 @@ impl Decoder {
             parts.push(count);
         }
         parts
-    }
-
-    fn check(&self, span: &Span) -> Result<()> {
-        let vocab = self.config.vocab_size;
-        let end = span.sequence.len() + span.tokens.len();
-        if span.tokens.is_empty() {
-            return Err(Error::Unsupported("a decoding step needs at least one token a row".into()));
-        }
-        if let Some(token) = span.tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
-        }
-        let limit = span.sequence.capacity().min(self.config.max_positions);
-        if end > limit {
-            return Err(Error::Unsupported(format!("a sequence of {end} tokens is beyond the limit of {limit}")));
-        }
-        Ok(())
     }
 
     /// The whole model over a few rows; leaves the logits that are wanted, `[rows, vocab]`.

@@ -1,7 +1,8 @@
 //! The policy: a Qwen2 or Qwen3 decoder that trains and generates from one set of weights, its text side, and its files.
 //!
 //! [`qwen2`] is the differentiable forward over packed sequences, made of [`ops`] (each a formula, a composed twin, a fused
-//! CPU kernel and its backward); [`decode`] is the step that generates, over a [`cache`] the caller owns. [`files`] says
+//! CPU kernel and its backward); [`decode`] is the step that generates, over a [`cache`] the caller owns, and
+//! [`decode_device`] that of a GPU. [`files`] says
 //! where a model comes from (compiled in, a folder, the [`hub`]), [`weights`] and [`text`] read it.
 
 // Whatever users, files and servers say, the program ends with a message and not with a panic.
@@ -10,6 +11,7 @@
 pub mod cache;
 pub mod config;
 pub mod decode;
+pub mod decode_device;
 pub mod embedded;
 mod error;
 pub mod files;

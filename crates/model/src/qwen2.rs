@@ -77,6 +77,9 @@ pub struct Qwen2 {
     pub(crate) rope: RopeTable,
 }
 
+/// Mixes the values of each row's positions by its queries and keys.
+pub(crate) type Attend<'a> = &'a dyn Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
+
 /// What a view is made of.
 struct Parts {
     config: Config,
@@ -321,23 +324,49 @@ impl Qwen2 {
         &self.identity
     }
 
+    /// Whether another view is of the same weights and the same adapters: what one is given, the other sees.
+    pub(crate) fn is_same_view(&self, other: &Self) -> bool {
+        let ids = |model: &Self| {
+            let adapters = model.adapters.iter().flat_map(|adapters| &adapters.variables);
+            adapters.map(|(_, var)| var.as_tensor().id()).collect::<Vec<_>>()
+        };
+        Arc::ptr_eq(&self.identity, &other.identity) && ids(self) == ids(other)
+    }
+
     pub(crate) fn head_weight(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The residual stream before the first block, `[tokens, hidden]`.
     pub(crate) fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {
+        self.embed_tokens(&batch.tokens)
+    }
+
+    /// The same of given tokens.
+    pub(crate) fn embed_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
         let vocab = self.config.vocab_size;
-        if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
+        if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::Unsupported(format!("token {token} is beyond the vocabulary of {vocab}")));
         }
-        let rows = embedding(&self.embedding, &batch.tokens.as_slice().into())?;
+        let rows = embedding(&self.embedding, &tokens.into())?;
         Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 
     /// One decoder block over the residual stream.
     pub(crate) fn block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
         let (x, gated) = self.block_before_last(index, x, batch)?;
+        Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
+    }
+
+    /// One decoder block, a row a token at its position, whose rotated queries, keys and values are mixed by `attend`.
+    pub(crate) fn block_with(
+        &self,
+        index: usize,
+        x: &Tensor,
+        positions: &Arc<[u32]>,
+        attend: Attend,
+    ) -> Result<Tensor> {
+        let (x, gated) = self.before_last(index, x, positions, attend)?;
         Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
     }
 
@@ -349,16 +378,27 @@ impl Qwen2 {
 
     /// The residual stream after attention, and the input of the block's last product.
     fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
-        let Config { heads, rms_norm_eps: eps, .. } = self.config;
-        let (layer, compute) = (&self.layers[index], self.compute);
+        let form = Form { heads: self.config.heads, compute: self.compute };
+        self.before_last(index, x, &batch.positions, &|q, k, v| Ok(attention(q, k, v, form, &batch.offsets)?))
+    }
+
+    /// The same, with any way to attend.
+    fn before_last(
+        &self,
+        index: usize,
+        x: &Tensor,
+        positions: &Arc<[u32]>,
+        attend: Attend,
+    ) -> Result<(Tensor, Tensor)> {
+        let (eps, layer, compute) = (self.config.rms_norm_eps, &self.layers[index], self.compute);
         let normed = rms_norm(x, &layer.input_norm, eps)?;
         let (mut q, mut k) = (layer.q.apply(&normed, compute)?, layer.k.apply(&normed, compute)?);
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
         }
-        let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
+        let (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
         let v = layer.v.apply(&normed, compute)?;
-        let mixed = attention(&q, &k, &v, Form { heads, compute }, &batch.offsets)?;
+        let mixed = attend(&q, &k, &v)?;
         let x = (x + layer.o.apply(&mixed, compute)?)?;
         let normed = rms_norm(&x, &layer.post_norm, eps)?;
         let gated = swiglu(&layer.gate.apply(&normed, compute)?, &layer.up.apply(&normed, compute)?)?;

@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use model::cache::{Pool, Sequence};
+use model::cache::{Host, Pool, Sequence};
 use model::config::Config;
 use model::decode::{Compute, Decoder, Span, Workspace};
 use model::ops::HeadScores;
@@ -89,7 +89,7 @@ fn decoder_and_training_forward_agree() {
         let want = model.scores(&batch, 1.0).unwrap().log_probs.to_vec1::<f32>().unwrap();
 
         let mut got: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
-        let mut pool = Pool::new(decoder.config(), 32);
+        let mut pool = Pool::new(Host::new(decoder.config()), 32);
         let mut caches: Vec<Sequence> = sequences.iter().map(|s| room(&mut pool, s.len())).collect();
         let mut workspace = Workspace::default();
         for t in prompt..80 {
@@ -130,7 +130,7 @@ fn every_variable_gets_a_gradient() {
 fn logits_are_the_same_bits_however_a_sequence_was_fed() {
     let model = tiny(4, 2, true);
     let decoder = Decoder::pack(&model, Compute::F32).unwrap();
-    let mut pool = Pool::new(decoder.config(), 32);
+    let mut pool = Pool::new(Host::new(decoder.config()), 32);
     let tokens: Vec<u32> = (0..50).map(|i| (i * 13 + 5) % 50).collect();
     let feed = |sequence: &mut Sequence, upto: &[usize]| {
         let mut logits = None;
@@ -161,7 +161,7 @@ fn products_in_bf16_and_in_eight_bits_are_near_those_in_f32() {
     let model = of_type(4, 2, false, r#""model_type": "qwen2""#, DType::BF16);
     let logits = |compute| {
         let decoder = Decoder::pack(&model, compute).unwrap();
-        let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
+        let mut sequence = room(&mut Pool::new(Host::new(decoder.config()), 1), 16);
         let spans = vec![Span { tokens: (&[1u32, 2, 3][..]).into(), sequence: &mut sequence, logits: true }];
         decoder.step(&mut Workspace::default(), spans, |_, z| z.to_vec()).unwrap().remove(0).unwrap()
     };
@@ -176,7 +176,7 @@ fn products_in_bf16_and_in_eight_bits_are_near_those_in_f32() {
 #[test]
 fn limits_are_errors_that_say_so() {
     let decoder = Decoder::pack(&tiny(2, 1, true), Compute::F32).unwrap();
-    let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
+    let mut sequence = room(&mut Pool::new(Host::new(decoder.config()), 1), 16);
     let mut step = |tokens: &[u32]| {
         let spans = vec![Span { tokens: tokens.into(), sequence: &mut sequence, logits: true }];
         decoder.step(&mut Workspace::default(), spans, |_, _| ()).map_err(|e| e.to_string())
@@ -288,7 +288,7 @@ fn a_decoder_takes_new_adapters_without_packing_its_weights_again() {
     let model = with_adapters(tiny(4, 2, true));
     let mut decoder = Decoder::pack(&model, Compute::F32).unwrap();
     let logits = |decoder: &Decoder| {
-        let mut sequence = room(&mut Pool::new(decoder.config(), 1), 16);
+        let mut sequence = room(&mut Pool::new(Host::new(decoder.config()), 1), 16);
         let spans = vec![Span { tokens: (&[1u32, 2, 3][..]).into(), sequence: &mut sequence, logits: true }];
         decoder.step(&mut Workspace::default(), spans, |_, logits| logits.to_vec()).unwrap().remove(0)
     };

@@ -5,20 +5,21 @@
 //! block for its next token, the row that was admitted last goes back to the front of the queue, and is computed again
 //! later. What a row samples depends on its own stream and prompt alone, so none of this changes a token.
 
+use crate::backend::{Backend, SpanOf};
 use crate::ending::Ending;
 use crate::engine::{Control, Error, Request, Result, Sampled};
 use crate::local::{Batching, Work};
-use crate::pick::{Sampling, pick, uniform};
+use crate::pick::{Sampling, uniform};
 use crate::prefix::Prefixes;
 use crate::rollout::{Finish, Rollout, Times};
 use crate::times::Clock;
-use model::cache::{Pool, Sequence, blocks_for};
-use model::decode::{Decoder, Span, Workspace};
+use model::cache::{Pool, Sequence, Store, blocks_for};
+use model::decode_device::STEP_TOKENS;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Tokens of one step: long prompts are fed by parts beside the rows that decode.
-const STEP_TOKENS: usize = 2048;
+#[cfg(test)]
+mod tests;
 
 /// A response in progress.
 struct Response {
@@ -29,19 +30,21 @@ struct Response {
     ending: Option<Ending>,
 }
 
+/// What a block of the cache of `B` holds.
+type Payload<B> = <<B as Backend>::Store as Store>::Payload;
+
 /// A response with a place in the cache.
-struct Row {
+struct Row<P: ?Sized> {
     response: Response,
-    sequence: Sequence,
+    sequence: Sequence<P>,
     /// Requests of the same prompt that fork from this row when it has been fed.
     followers: Vec<usize>,
 }
 
 /// What a batch works with.
-pub struct Tools<'a> {
-    pub decoder: &'a Decoder,
-    pub pool: &'a mut Pool,
-    pub workspace: &'a mut Workspace,
+pub struct Tools<'a, B: Backend> {
+    pub backend: &'a mut B,
+    pub pool: &'a mut Pool<B::Store>,
     pub sampling: &'a Sampling,
     pub max_rows: usize,
     pub batching: Batching,
@@ -51,24 +54,24 @@ pub struct Tools<'a> {
 }
 
 /// All requests of one call, until each has its rollout.
-pub struct Batch<'a> {
-    tools: Tools<'a>,
+pub struct Batch<'a, B: Backend> {
+    tools: Tools<'a, B>,
     requests: &'a [Request<'a>],
     queue: VecDeque<Response>,
     /// In the order of their admission.
-    rows: Vec<Row>,
-    prefixes: Prefixes,
+    rows: Vec<Row<Payload<B>>>,
+    prefixes: Prefixes<B::Store>,
     done: Vec<Option<Rollout>>,
     clock: Clock,
     work: Work,
 }
 
-impl<'a> Batch<'a> {
-    pub fn new(tools: Tools<'a>, requests: &'a [Request<'a>]) -> Self {
+impl<'a, B: Backend> Batch<'a, B> {
+    pub fn new(tools: Tools<'a, B>, requests: &'a [Request<'a>]) -> Self {
         let queue = (0..requests.len()).map(|request| Response::new(request, requests, tools.sampling)).collect();
         let done = requests.iter().map(|_| None).collect();
         let clock = Clock::new(tools.started, requests.len());
-        let (rows, prefixes, work) = Default::default();
+        let (rows, prefixes, work) = (Vec::new(), Prefixes::default(), Work::default());
         Self { tools, requests, queue, rows, prefixes, done, clock, work }
     }
 
@@ -127,7 +130,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Lets those behind a row with the same prompt wait for it, if their share of it fits.
-    fn invite(&mut self, row: &mut Row) {
+    fn invite(&mut self, row: &mut Row<Payload<B>>) {
         let prompt = self.requests[row.response.request].prompt;
         if !row.response.tokens.is_empty() || !self.tools.batching.sharing {
             return;
@@ -178,19 +181,18 @@ impl<'a> Batch<'a> {
     fn step(&mut self, fed: &[usize], watch: &mut dyn FnMut(Sampled) -> Control) -> Result<Control> {
         let requests = self.requests;
         let mut draws = Vec::with_capacity(self.rows.len());
-        let mut spans = Vec::with_capacity(self.rows.len());
+        let mut spans: Vec<SpanOf<B>> = Vec::with_capacity(self.rows.len());
         for (row, &count) in self.rows.iter_mut().zip(fed).filter(|(_, count)| **count > 0) {
             let logits = row.sequence.len() + count == row.response.len(requests);
             let followers = row.followers.iter().map(|&request| uniform(requests[request].stream, 0));
             draws.push(std::iter::once(row.response.draw(requests)).chain(followers).collect::<Vec<f64>>());
             let tokens = row.response.feed(requests, row.sequence.len(), count);
             self.work.fed_tokens += count;
-            spans.push(Span { tokens, sequence: &mut row.sequence, logits });
+            spans.push(SpanOf::<B> { tokens, sequence: &mut row.sequence, logits });
         }
         self.work.steps += 1;
-        let sampling = self.tools.sampling;
-        let picked =
-            self.tools.decoder.step(self.tools.workspace, spans, |i, logits| pick_all(logits, sampling, &draws[i]))?;
+        let Tools { backend, pool, sampling, .. } = &mut self.tools;
+        let picked = backend.step(pool.store_mut(), spans, sampling, &draws)?;
         let mut picked = picked.into_iter();
         let mut control = Control::Continue;
         let mut forks = Vec::new();
@@ -209,9 +211,9 @@ impl<'a> Batch<'a> {
     /// Takes the tokens of a row that was fed whole, and of its followers, which become rows of their own.
     fn sampled(
         &mut self,
-        mut row: Row,
+        mut row: Row<Payload<B>>,
         tokens: &[(u32, f32)],
-        forks: &mut Vec<Row>,
+        forks: &mut Vec<Row<Payload<B>>>,
         watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Control> {
         let mut control = Control::Continue;
@@ -238,9 +240,9 @@ impl<'a> Batch<'a> {
     /// Adds a token to a row, which stays in `rows` unless the response has ended.
     fn push(
         &mut self,
-        mut row: Row,
+        mut row: Row<Payload<B>>,
         (token, log_prob): (u32, f32),
-        rows: &mut Vec<Row>,
+        rows: &mut Vec<Row<Payload<B>>>,
         watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Control> {
         let request = row.response.request;
@@ -256,14 +258,6 @@ impl<'a> Batch<'a> {
         }
         Ok(watch(Sampled { request, token, finish }))
     }
-}
-
-/// One token for each draw from the same logits.
-fn pick_all(logits: &mut [f32], sampling: &Sampling, draws: &[f64]) -> Vec<(u32, f32)> {
-    let Some((last, others)) = draws.split_last() else { return Vec::new() };
-    let mut picked: Vec<(u32, f32)> = others.iter().map(|&u| pick(&mut logits.to_vec(), sampling, u)).collect();
-    picked.push(pick(logits, sampling, *last));
-    picked
 }
 
 impl Response {

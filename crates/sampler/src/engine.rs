@@ -81,4 +81,8 @@ pub trait Engine {
         sampling: &Sampling,
         watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>>;
+
+    /// Gives back what only sampling needs of the device's memory, until the next call of [`Engine::generate`]: training
+    /// comes next. On the CPU nothing is given back, since rollouts and updates fit beside each other.
+    fn rest(&mut self) {}
 }

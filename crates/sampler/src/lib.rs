@@ -3,7 +3,9 @@
 //! An [`Engine`] takes weights and requests and gives [`Rollout`]s. [`Local`] is the engine in this process, with
 //! continuous batching; it knows tokens and a budget, not answers.
 
+mod backend;
 mod batch;
+mod device;
 mod ending;
 mod engine;
 mod local;
@@ -16,5 +18,6 @@ pub use ending::{Ending, Endings};
 pub use engine::{Control, Engine, Error, Request, Result, Sampled};
 pub use local::{Batching, Limits, Local, Work};
 pub use model::decode::Compute;
+pub use model::decode_device::Form;
 pub use pick::Sampling;
 pub use rollout::{Finish, Rollout, Times};

@@ -1,12 +1,15 @@
 //! The engine in this process: continuous batching over a cache of blocks whose memory is bounded beforehand.
 
+use crate::backend::{Backend, Packed};
 use crate::batch::{Batch, Tools};
+use crate::device::OnDevice;
 use crate::engine::{Control, Engine, Error, Request, Result, Sampled};
 use crate::pick::Sampling;
 use crate::rollout::Rollout;
 use model::Qwen2;
 use model::cache::{Pool, blocks_for};
-use model::decode::{Compute, Decoder, Workspace};
+use model::decode::{Compute, Decoder};
+use model::decode_device::{DeviceDecoder, Form};
 use std::time::Instant;
 
 /// What the engine may use.
@@ -14,7 +17,7 @@ use std::time::Instant;
 pub struct Limits {
     /// Rows decoded at once, at least one.
     pub max_rows: usize,
-    /// Bytes of the key-value cache; `None` takes what `max_rows` need.
+    /// Bytes of the key-value cache; `None` takes what `max_rows` need, of a device's memory at most what is free.
     pub cache_bytes: Option<u64>,
 }
 
@@ -45,31 +48,67 @@ pub struct Work {
     pub shared_tokens: usize,
     /// Rows that were sent back to the queue since the cache was full.
     pub preemptions: usize,
+    /// Steps that were replayed from a captured graph.
+    pub replayed: usize,
 }
 
-/// Continuous batching on this machine's CPU.
+/// Continuous batching on the device of the weights.
 pub struct Local {
     limits: Limits,
     batching: Batching,
     compute: Compute,
-    decoder: Option<Decoder>,
+    /// Whether steps are those of a device wherever the weights are, and in which form.
+    form: Option<Form>,
+    /// Whether steps may be captured as graphs.
+    graphs: bool,
+    /// What [`Local::news`] has told.
+    told: Option<String>,
+    loaded: Option<Loaded>,
     version: u64,
-    pool: Option<Pool>,
-    workspace: Workspace,
     work: Work,
 }
 
+/// Weights, and the cache of the last call.
+enum Loaded {
+    Packed(Box<Running<Packed>>),
+    Device(Box<Running<OnDevice>>),
+}
+
+struct Running<B: Backend> {
+    backend: B,
+    pool: Option<Pool<B::Store>>,
+}
+
 impl Local {
-    /// An engine without weights yet, whose products are computed in `compute`.
+    /// An engine without weights yet. On the CPU, its products are computed in `compute`; on another device, in the type of
+    /// the weights.
     pub fn new(limits: Limits, compute: Compute) -> Self {
-        let (batching, decoder, pool, workspace, work) = Default::default();
-        Self { limits, batching, compute, decoder, version: 0, pool, workspace, work }
+        let (batching, form, loaded, told, work) = Default::default();
+        Self { limits, batching, compute, form, graphs: true, told, loaded, version: 0, work }
     }
 
     /// The same engine with other batching.
-    pub fn with_batching(mut self, batching: Batching) -> Self {
-        self.batching = batching;
-        self
+    pub fn with_batching(self, batching: Batching) -> Self {
+        Self { batching, ..self }
+    }
+
+    /// Whether a GPU's steps may be captured as graphs (they may, if nothing is said), or their kernels are launched one by
+    /// one.
+    pub fn with_graphs(self, graphs: bool) -> Self {
+        Self { graphs, ..self }
+    }
+
+    /// An engine whose steps are computed in this form, wherever the weights are.
+    pub fn in_form(limits: Limits, form: Form) -> Self {
+        Self { form: Some(form), ..Self::new(limits, Compute::F32) }
+    }
+
+    /// How steps are computed on a device; `None` for the CPU's packed weights, and before weights are loaded.
+    pub fn form(&self) -> Option<Form> {
+        match &self.loaded {
+            Some(Loaded::Device(running)) => Some(running.backend.decoder().form()),
+            _ => None,
+        }
     }
 
     /// What the last call of [`Engine::generate`] took.
@@ -77,9 +116,50 @@ impl Local {
         self.work
     }
 
+    /// How a device generates, once, and again when that has changed; nothing on the CPU.
+    pub fn news(&mut self) -> Option<String> {
+        let Some(Loaded::Device(running)) = &self.loaded else { return None };
+        let decoder = running.backend.decoder();
+        let news: String = match (decoder.form(), decoder.graphs().1) {
+            (Form::Composed, _) => {
+                "generation: plain tensor operations, slow; this device has no kernels for it".into()
+            }
+            (Form::Kernels, _) => "generation: kernels launched one by one (sampler.cuda_graphs = false)".into(),
+            (Form::Graphs, None) => "generation: kernels, steps captured as CUDA graphs".into(),
+            (Form::Graphs, Some(why)) => format!("generation: kernels launched one by one; no CUDA graphs: {why}"),
+        };
+        let new = self.told.as_ref() != Some(&news);
+        self.told = Some(news);
+        self.told.clone().filter(|_| new)
+    }
+
+    /// The form of a device's steps for these weights.
+    fn device_form(&self, model: &Qwen2) -> Form {
+        match self.form.unwrap_or_else(|| DeviceDecoder::best_form(model)) {
+            Form::Graphs if !self.graphs => Form::Kernels,
+            form => form,
+        }
+    }
+
+    /// Packs weights for the CPU. The cache and the working space are those of the weights before, if they fit.
+    fn packed(before: Option<Loaded>, model: &Qwen2, compute: Compute) -> Result<Running<Packed>> {
+        let (pool, workspace) = match before {
+            Some(Loaded::Packed(running)) => {
+                let Running { backend, pool } = *running;
+                let pool = pool.filter(|_| backend.config() == model.config());
+                // Dropped before its successor is made: there is never a second copy of the weights.
+                (pool, backend.into_workspace())
+            }
+            _ => Default::default(),
+        };
+        Ok(Running { backend: Packed::new(Decoder::pack(model, compute)?, workspace), pool })
+    }
+}
+
+impl<B: Backend> Running<B> {
     /// A cache for these requests: as many blocks as they need at once, or as are allowed.
-    fn pool(&mut self, requests: &[Request]) -> Result<Pool> {
-        let config = self.decoder.as_ref().ok_or(Error::NoWeights)?.config();
+    fn pool(&mut self, limits: Limits, requests: &[Request]) -> Result<Pool<B::Store>> {
+        let config = self.backend.config();
         let capacity = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(0);
         let limit = config.max_positions;
         if capacity > limit {
@@ -88,33 +168,83 @@ impl Local {
                 "{capacity} tokens are beyond the model's limit of {limit}; {message}"
             )));
         }
-        let mut blocks = self.limits.max_rows.min(requests.len()).max(1) * blocks_for(capacity);
-        if let Some(bytes) = self.limits.cache_bytes {
-            let block = Pool::block_bytes(config) as u64;
+        let mut blocks = limits.max_rows.min(requests.len()).max(1) * blocks_for(capacity);
+        // What the last call took counts as free: it is used again, or given back first.
+        let held = self.pool.as_ref().map_or(0, |pool| self.backend.held(pool.store()));
+        let room = self.backend.room(limits.max_rows)?.map(|room| room.saturating_add(held));
+        let allowed = match (limits.cache_bytes, room) {
+            (Some(limit), Some(room)) => Some(limit.min(room)),
+            (limit, room) => limit.or(room),
+        };
+        if let Some(bytes) = allowed {
+            let block = self.backend.block_bytes() as u64;
             blocks = blocks.min(usize::try_from(bytes / block).unwrap_or(usize::MAX));
             if blocks < blocks_for(capacity) {
                 let one = block * blocks_for(capacity) as u64;
                 let message =
                     format!("a sequence of {capacity} tokens needs {one} bytes of cache, the limit is {bytes}");
-                return Err(Error::Request(format!("{message}; raise sampler.cache_memory")));
+                let advice = if limits.cache_bytes == Some(bytes) {
+                    "raise sampler.cache_memory"
+                } else {
+                    "that is what the device has free; shorten the budget, or free its memory"
+                };
+                return Err(Error::Request(format!("{message}; {advice}")));
             }
         }
-        let mut pool = self.pool.take().unwrap_or_else(|| Pool::new(config, blocks));
+        let before = self.pool.take().filter(|pool| self.backend.fits(pool.store(), blocks));
+        let mut pool = match before {
+            Some(pool) => pool,
+            None => Pool::new(self.backend.store(blocks)?, blocks),
+        };
         pool.set_limit(blocks);
         Ok(pool)
     }
+
+    fn generate(&mut self, call: Call) -> Result<(Vec<Rollout>, Work)> {
+        let mut pool = self.pool(call.limits, call.requests)?;
+        let tools = Tools {
+            backend: &mut self.backend,
+            pool: &mut pool,
+            sampling: call.sampling,
+            max_rows: call.limits.max_rows,
+            batching: call.batching,
+            started: call.started,
+            weight_version: call.version,
+        };
+        let outcome = Batch::new(tools, call.requests).run(call.watch);
+        // Where rows were dropped halfway their blocks are gone with them.
+        self.pool = outcome.is_ok().then_some(pool);
+        outcome
+    }
+}
+
+/// One call of [`Engine::generate`].
+struct Call<'a> {
+    limits: Limits,
+    batching: Batching,
+    started: Instant,
+    version: u64,
+    requests: &'a [Request<'a>],
+    sampling: &'a Sampling,
+    watch: &'a mut dyn FnMut(Sampled) -> Control,
 }
 
 impl Engine for Local {
     fn load_weights(&mut self, model: &Qwen2) -> Result<()> {
-        let refreshed = self.decoder.as_mut().map_or(Ok(false), |decoder| decoder.refresh(model))?;
+        let refreshed = match &mut self.loaded {
+            Some(Loaded::Packed(running)) => running.backend.decoder_mut().refresh(model)?,
+            Some(Loaded::Device(running)) => running.backend.refresh(model)?,
+            None => false,
+        };
         if !refreshed {
-            // Dropped before its successor is made: there is never a second copy of the weights.
-            let before = self.decoder.take().map(|decoder| decoder.config().clone());
-            if before.is_some_and(|config| config != *model.config()) {
-                self.pool = None;
-            }
-            self.decoder = Some(Decoder::pack(model, self.compute)?);
+            let before = self.loaded.take();
+            self.loaded = Some(if model.device().is_cpu() && self.form.is_none() {
+                Loaded::Packed(Box::new(Self::packed(before, model, self.compute)?))
+            } else {
+                drop(before);
+                let backend = OnDevice::new(model, self.device_form(model))?;
+                Loaded::Device(Box::new(Running { backend, pool: None }))
+            });
         }
         self.version += 1;
         Ok(())
@@ -130,23 +260,25 @@ impl Engine for Local {
         if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
             return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
         }
-        let mut pool = self.pool(requests)?;
-        let tools = Tools {
-            decoder: self.decoder.as_ref().ok_or(Error::NoWeights)?,
-            pool: &mut pool,
-            workspace: &mut self.workspace,
-            sampling,
-            max_rows: self.limits.max_rows,
-            batching: self.batching,
-            started,
-            weight_version: self.version,
+        let (limits, batching, version) = (self.limits, self.batching, self.version);
+        let call = Call { limits, batching, started, version, requests, sampling, watch };
+        let (rollouts, work) = match self.loaded.as_mut().ok_or(Error::NoWeights)? {
+            Loaded::Packed(running) => running.generate(call)?,
+            Loaded::Device(running) => {
+                let before = running.backend.decoder().graphs().0;
+                let (rollouts, work) = running.generate(call)?;
+                (rollouts, Work { replayed: running.backend.decoder().graphs().0 - before, ..work })
+            }
         };
-        let outcome = Batch::new(tools, requests).run(watch);
-        // Where rows were dropped halfway their blocks are gone with them.
-        self.pool = outcome.is_ok().then_some(pool);
-        let (rollouts, work) = outcome?;
         self.work = work;
         Ok(rollouts)
+    }
+
+    fn rest(&mut self) {
+        if let Some(Loaded::Device(running)) = &mut self.loaded {
+            running.pool = None;
+            running.backend.rest();
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! the number of threads, nor an interruption changes what is sampled.
 
 use crate::ending::Endings;
-use model::kernels::math::softmax_weights;
+use model::ops::sample::{Distribution, sample};
 
 /// How tokens are drawn, and which end a response.
 #[derive(Clone, Debug)]
@@ -26,6 +26,11 @@ impl Sampling {
     pub fn at(temperature: f64, stop: &[u32]) -> Self {
         Self { temperature, top_p: 1.0, top_k: 0, stop: stop.to_vec(), endings: None }
     }
+
+    /// What tokens are drawn from.
+    pub fn distribution(&self) -> Distribution {
+        Distribution { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
+    }
 }
 
 /// SplitMix64's finaliser (Steele, Lea and Flood 2014): a bijection that mixes every bit into every other.
@@ -46,94 +51,16 @@ pub fn uniform(stream: u64, t: usize) -> f64 {
     (mix(stream ^ mix(t as u64)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Weights are summed by blocks of so many tokens, with vectors, and only one block is searched.
-const BLOCK: usize = 4096;
-
 /// Draws a token by inverting the distribution at `u`, and gives its log-probability under the distribution that was
 /// drawn from (temperature and truncation included). Overwrites `logits`.
 pub fn pick(logits: &mut [f32], sampling: &Sampling, u: f64) -> (u32, f32) {
-    if sampling.temperature <= 0.0 {
-        return (likeliest(logits) as u32, 0.0);
-    }
-    let inverse = 1.0 / sampling.temperature as f32;
-    let truncated = sampling.top_k > 0 && sampling.top_k < logits.len() || sampling.top_p < 1.0;
-    let sums = softmax_weights(logits, inverse, BLOCK);
-    if !truncated {
-        return by_blocks(logits, &sums, u);
-    }
-    let total = truncate(logits, sampling, sums.iter().sum());
-    one_of(logits, total, u)
-}
-
-/// The first of the largest logits.
-fn likeliest(logits: &[f32]) -> usize {
-    let larger = |best: (usize, f32), (i, &z): (usize, &f32)| if z > best.1 { (i, z) } else { best };
-    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), larger).0
-}
-
-/// The token at `u` of weights that sum up to `total`.
-fn one_of(weights: &[f32], total: f64, u: f64) -> (u32, f32) {
-    let token = invert(weights, u * total).unwrap_or_else(|| likeliest(weights));
-    (token as u32, (f64::from(weights[token]) / total).ln() as f32)
-}
-
-/// [`one_of`] of weights whose blocks sum up to `sums`.
-fn by_blocks(weights: &[f32], sums: &[f64], u: f64) -> (u32, f32) {
-    let total: f64 = sums.iter().sum();
-    let mut before = 0.0;
-    let mut found = 0;
-    for (block, &sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-        found = block;
-        if before + sum > u * total {
-            break;
-        }
-        before += sum;
-    }
-    let first = found * BLOCK;
-    let block = &weights[first..weights.len().min(first + BLOCK)];
-    let token = first + invert(block, u * total - before).unwrap_or_else(|| likeliest(block));
-    (token as u32, (f64::from(weights[token]) / total).ln() as f32)
-}
-
-/// Zeroes the weights outside of top-k and top-p, and returns the sum of the rest. Ties go to the lower id.
-fn truncate(weights: &mut [f32], sampling: &Sampling, total: f64) -> f64 {
-    let limited = sampling.top_k > 0 && sampling.top_k < weights.len();
-    // All weights below this together are less than what top-p may leave out.
-    let floor = if limited { 0.0 } else { (1.0 - sampling.top_p) * total / weights.len() as f64 };
-    let mut order: Vec<usize> = (0..weights.len()).filter(|&i| f64::from(weights[i]) >= floor).collect();
-    let by_weight = |&a: &usize, &b: &usize| weights[b].total_cmp(&weights[a]).then(a.cmp(&b));
-    if limited {
-        order.select_nth_unstable_by(sampling.top_k - 1, by_weight);
-        order.truncate(sampling.top_k);
-    }
-    order.sort_by(by_weight);
-    let within: f64 = if limited { order.iter().map(|&i| f64::from(weights[i])).sum() } else { total };
-    let mut kept = 0.0;
-    let mut count = 0;
-    while count < order.len() && (count == 0 || kept < sampling.top_p * within) {
-        kept += f64::from(weights[order[count]]);
-        count += 1;
-    }
-    let rest: Vec<(usize, f32)> = order[..count].iter().map(|&i| (i, weights[i])).collect();
-    weights.fill(0.0);
-    for (i, weight) in rest {
-        weights[i] = weight;
-    }
-    kept
-}
-
-/// The first index at which the running sum passes `target`; `None` when rounding keeps it from doing so.
-fn invert(weights: &[f32], target: f64) -> Option<usize> {
-    let mut sum = 0.0;
-    weights.iter().position(|&w| {
-        sum += f64::from(w);
-        w > 0.0 && sum > target
-    })
+    sample(logits, &sampling.distribution(), u)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::ops::sample::BLOCK;
 
     fn sampling(temperature: f64, top_p: f64, top_k: usize) -> Sampling {
         Sampling { top_p, top_k, ..Sampling::at(temperature, &[]) }

@@ -1,15 +1,20 @@
 //! Blocks of prompts that were computed already, by the tokens that they and all before them hold.
 
-use model::cache::{Block, LANES, Pool, Sequence};
+use model::cache::{Block, LANES, Pool, Sequence, Store};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 /// Full blocks at the beginning of sequences. A block's name is its predecessor's with its own tokens, so equal names
 /// mean equal beginnings.
-#[derive(Default)]
-pub struct Prefixes {
-    known: HashMap<Name, Known>,
+pub struct Prefixes<S: Store> {
+    known: HashMap<Name, Known<S>>,
     next: u64,
+}
+
+impl<S: Store> Default for Prefixes<S> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), next: START }
+    }
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -18,18 +23,18 @@ struct Name {
     tokens: [u32; LANES],
 }
 
-struct Known {
+struct Known<S: Store> {
     id: u64,
-    block: Block,
+    block: Block<S>,
 }
 
 /// The predecessor of a first block.
 const START: u64 = 0;
 
-impl Prefixes {
+impl<S: Store> Prefixes<S> {
     /// The blocks of the longest known beginning of `tokens`, without the last token: what follows it is still to be
     /// computed.
-    pub fn find(&self, tokens: &[u32]) -> Vec<Block> {
+    pub fn find(&self, tokens: &[u32]) -> Vec<Block<S>> {
         let mut before = START;
         let mut blocks = Vec::new();
         let (full, _) = tokens[..tokens.len().saturating_sub(1)].as_chunks();
@@ -42,7 +47,7 @@ impl Prefixes {
     }
 
     /// Remembers the full blocks of a sequence that begins with `tokens`.
-    pub fn insert(&mut self, tokens: &[u32], sequence: &Sequence) {
+    pub fn insert(&mut self, tokens: &[u32], sequence: &Sequence<S::Payload>) {
         let mut before = START;
         let (full, _) = tokens[..tokens.len().min(sequence.len())].as_chunks();
         for (&tokens, block) in full.iter().zip(sequence.blocks()) {
@@ -57,7 +62,7 @@ impl Prefixes {
     }
 
     /// Returns the blocks that no sequence holds to the pool; says whether there were any.
-    pub fn evict(&mut self, pool: &mut Pool) -> bool {
+    pub fn evict(&mut self, pool: &mut Pool<S>) -> bool {
         let before = pool.available();
         let held = std::mem::take(&mut self.known);
         for (name, mut known) in held {
@@ -71,7 +76,7 @@ impl Prefixes {
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self, pool: &mut Pool) {
+    pub fn clear(&mut self, pool: &mut Pool<S>) {
         std::mem::take(&mut self.known).into_values().for_each(|known| pool.give(known.block));
     }
 }

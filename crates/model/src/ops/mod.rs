@@ -16,6 +16,7 @@ pub mod log_prob;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub(crate) mod streamed_head;
 pub mod swiglu;
 

@@ -141,6 +141,15 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == 0xffffffffu; }
 
+// ---- atomics, of whole numbers: sums of floats would depend on the order of the threads
+
+template <class T> inline T atomicAdd(T *at, T value) {
+    static_assert(std::is_integral_v<T>, "an atomic sum of floats has no fixed order");
+    const T old = *at;
+    *at = T(old + value);
+    return old;
+}
+
 // ---- running a kernel
 
 namespace shim {

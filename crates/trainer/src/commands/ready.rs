@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use model::cache::{Pool, blocks_for};
+use model::cache::{Host, blocks_for};
 use model::{Source, Text};
 use sampler::{Compute, Engine, Limits, Local, Sampling};
 
@@ -112,15 +112,20 @@ fn generation_limit(policy: &Policy) -> Result<Option<usize>> {
 }
 
 /// An engine with the policy's weights for sequences of at most `capacity` tokens, whose cache takes at most half of
-/// the memory there is, but one row's in any case. What is sampled does not depend on the number of rows.
+/// the machine's memory, but one row's in any case; on a GPU with memory of its own, at most what is free there. What is
+/// sampled does not depend on the number of rows.
 ///
 /// # Errors
 /// When the engine cannot hold the weights.
 pub(super) fn engine(policy: &Policy, capacity: usize, compute: Compute) -> Result<Local> {
-    let one_row = (Pool::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
-    let cache_bytes = Some((doctor::machine::memory().available / 2).max(one_row));
+    let one_row = (Host::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
+    let half = (doctor::machine::memory().available / 2).max(one_row);
+    let cache_bytes = (!policy.model.device().is_cuda()).then_some(half);
     let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute);
     engine.load_weights(&policy.model)?;
+    if let Some(news) = engine.news() {
+        super::note(&news);
+    }
     Ok(engine)
 }
 

@@ -250,9 +250,13 @@ pub struct Sampler {
     pub compute: Compute,
     /// Rows decoded at once, at least 1.
     pub max_rows: usize,
-    /// What the key-value cache may take, such as `4GiB`; none lets the sampler take what `max_rows` need.
+    /// What the key-value cache may take, such as `4GiB`; none lets the sampler take what `max_rows` need, of a GPU's
+    /// memory at most what is free.
     #[serde(serialize_with = "or_none")]
     pub cache_memory: Option<String>,
+    /// Whether a step of generation on CUDA is captured as one graph a number of rows, or its kernels are launched one by
+    /// one.
+    pub cuda_graphs: bool,
 }
 
 impl Sampler {

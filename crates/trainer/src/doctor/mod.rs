@@ -72,7 +72,7 @@ fn look_at_policy(config: &Config, report: &mut Report) {
     report.fact("model", format!("{}: {}", config.model.path, found.place));
     report.failures.extend(found.failure);
     let device = machine::resolve(config.run.device);
-    report.failures.extend(unsupported(config, device));
+    report.failures.extend(unsupported(config));
     let Some(shape) = found.shape else {
         report.fact("needs", "unknown until config.json can be read");
         return;

@@ -10,13 +10,14 @@ use crate::config::Config;
 use crate::doctor::machine;
 
 /// Keys that no figure depends on: where things are, how fast they go and what is kept of them.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "run.out",
     "run.threads",
     "model.recompute",
     "model.micro_batch_tokens",
     "sampler.max_rows",
     "sampler.cache_memory",
+    "sampler.cuda_graphs",
     "optimizer.skip_limit",
     "checkpoint.every",
     "checkpoint.keep",

@@ -71,6 +71,7 @@ fn step(run: &mut Run) -> Result<()> {
     let budget = run.schedule.length(run.step);
     run.engine.load_weights(&run.policy.model)?;
     let batch = collect::rollouts(run, budget)?;
+    run.after_sampling();
     let sampling_seconds = started.elapsed().as_secs_f64();
 
     let learning = Instant::now();

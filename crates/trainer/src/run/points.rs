@@ -107,6 +107,14 @@ impl Run {
         Ok(())
     }
 
+    /// Training comes next: the device memory that only sampling needs is given back. Says how a device generates, once.
+    pub fn after_sampling(&mut self) {
+        self.engine.rest();
+        if let Some(news) = self.engine.news() {
+            self.screen.line(&news);
+        }
+    }
+
     /// Measures the policy on the held-out problems.
     pub fn evaluate(&mut self, name: &str) -> Result<()> {
         self.screen.evaluating(name);
@@ -123,6 +131,7 @@ impl Run {
         self.engine.load_weights(&self.policy.model)?;
         let watch = &mut |_| interrupt::control();
         let samples = evaluate::sample(&mut self.engine, &self.policy.text, &self.held_out, &settings, watch)?;
+        self.after_sampling();
         let data = &self.config.data.eval;
         let label = Label { step: self.step, name, data, tokens_total: self.tokens_total };
         let row = evaluate::summarise(&samples, &settings, label);

@@ -34,7 +34,7 @@ pub fn check(config: Config, folder: &Path, resumes: bool) -> Result<Ready> {
     }
     let found = doctor::policy::find(&config.model.path);
     failures.extend(found.failure);
-    failures.extend(doctor::unsupported(&config, device));
+    failures.extend(doctor::unsupported(&config));
     let mut config = config;
     if let Some(shape) = &found.shape {
         failures.extend(doctor::too_long(shape, &config));

@@ -8,6 +8,8 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod decode;
+pub(crate) mod decode_attention;
 #[cfg(feature = "cuda")]
 pub(crate) mod device;
 pub(crate) mod linear;
@@ -17,6 +19,7 @@ pub(crate) mod reduce;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod rows;
+pub(crate) mod sample;
 #[cfg(test)]
 pub(crate) mod shim;
 pub(crate) mod swiglu;

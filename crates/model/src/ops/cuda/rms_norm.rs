@@ -10,19 +10,25 @@ pub(crate) fn forward<M: Machine>(
     w: View<'_, M::Memory>,
     eps: f32,
 ) -> Result<M::Memory> {
-    let rows = rows(x, w)?;
     let mut y = machine.allocate(x.dtype, x.len)?;
-    let kernel = Kernel { file: "rms_norm", name: &format!("rms_norm_forward_{}", suffix(x.dtype)?) };
-    let arguments = &mut [
-        Argument::Read(x),
-        Argument::Read(w),
-        Argument::Write(&mut y, 0),
-        Argument::size(w.len)?,
-        Argument::F32(eps),
-    ];
-    // SAFETY: `rms_norm_forward_*(x, w, y, width, eps)`; each block takes one of the rows.
-    unsafe { machine.launch(kernel, Grid::line(rows, threads(w.len)), arguments)? };
+    forward_into(machine, x, w, eps, &mut y)?;
     Ok(y)
+}
+
+/// [`forward`] into memory that is there.
+pub(crate) fn forward_into<M: Machine>(
+    machine: &M,
+    x: View<'_, M::Memory>,
+    w: View<'_, M::Memory>,
+    eps: f32,
+    y: &mut M::Memory,
+) -> Result<()> {
+    let rows = rows(x, w)?;
+    let kernel = Kernel { file: "rms_norm", name: &format!("rms_norm_forward_{}", suffix(x.dtype)?) };
+    let arguments =
+        &mut [Argument::Read(x), Argument::Read(w), Argument::Write(y, 0), Argument::size(w.len)?, Argument::F32(eps)];
+    // SAFETY: `rms_norm_forward_*(x, w, y, width, eps)`; each block takes one of the rows.
+    unsafe { machine.launch(kernel, Grid::line(rows, threads(w.len)), arguments) }
 }
 
 /// The gradients of `x` and, where it is wanted, of `w`, for the gradient `g` of the output.

@@ -57,7 +57,18 @@ fn compile(file: &'static str) -> Library {
     let folder = tempfile::tempdir().unwrap();
     let command = || {
         let mut command = Command::new(compiler());
-        command.args(["-std=c++17", "-O1", "-g", "-w", "-x", "c++", "-fPIC", "-ffp-contract=off", "-DKERNELS_ON_HOST"]);
+        command.args([
+            "-std=c++17",
+            "-O1",
+            "-g",
+            "-w",
+            "-x",
+            "c++",
+            "-fPIC",
+            "-ffp-contract=off",
+            "-U_FORTIFY_SOURCE",
+            "-DKERNELS_ON_HOST",
+        ]);
         command.arg("-I").arg(shim_folder()).arg("-I").arg(&sources);
         command
     };
@@ -257,6 +268,7 @@ impl Machine for Shim {
             DType::F32 => CpuStorage::F32(vec![0.0; len]),
             DType::BF16 => CpuStorage::BF16(vec![bf16::ZERO; len]),
             DType::U32 => CpuStorage::U32(vec![0; len]),
+            DType::F64 => CpuStorage::F64(vec![0.0; len]),
             other => bail!("no memory of {other:?}"),
         })
     }

@@ -67,7 +67,7 @@ impl Figures {
 /// Makes the step, writes the new weights and moments to `out`, and prints the figures.
 pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
     let config = Config::resolve(args.settings.config.as_deref(), &args.settings.set, &Overrides::default())?;
-    if let Some(refused) = doctor::unsupported(&config, doctor::machine::resolve(args.device)).into_iter().next() {
+    if let Some(refused) = doctor::unsupported(&config).into_iter().next() {
         return Err(UsageError::new(refused).into());
     }
     export::check_out(out)?;
