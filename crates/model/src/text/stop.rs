@@ -146,7 +146,7 @@ mod tests {
         let said = "3*4=12, 12-7=5 vs 19 no\nwait, 12+7=19 vs 19 yes\n</think>\n\\boxed{3*4+7}";
         let ids = text.encode(said).unwrap();
         for stop in ["no\nwait", "</think>", "9 yes", "\\boxed{", "}", "7=1", "never"] {
-            let want = (1..=ids.len()).find(|&n| text.decode(&ids[..n]).unwrap().contains(stop));
+            let want = (1..=ids.len()).find(|&n| text.decode(ids.get(..n).unwrap()).unwrap().contains(stop));
             assert_eq!(end(&text, &[stop], &ids), want, "{stop}");
         }
     }

@@ -55,7 +55,7 @@ impl TextStream {
     pub(super) fn pending(&self) -> Result<String> {
         let decode =
             |ids: &[u32]| self.tokenizer.decode(ids, true).map_err(|e| Error::Unsupported(format!("tokenizer: {e}")));
-        let said = decode(&self.window[..self.said])?;
+        let said = decode(self.window.get(..self.said).unwrap_or_default())?;
         let all = decode(&self.window)?;
         Ok(all.strip_prefix(said.as_str()).unwrap_or_default().to_owned())
     }
