@@ -257,7 +257,7 @@ pub struct BenchArgs {
     /// What to measure
     #[arg(value_enum, value_name = "rollout|train", hide_possible_values = true)]
     pub kind: BenchKind,
-    /// `embedded`, a folder in Hugging Face layout, a Hub id org/name[@revision], or random:FILE for random weights in the
+    /// `embedded`, a folder in Hugging Face layout, a Hub id org/name or org/name@revision, or random:FILE for random weights in the
     /// shape that a config.json describes
     #[arg(long, value_name = "MODEL")]
     pub model: String,
