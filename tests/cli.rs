@@ -40,6 +40,7 @@ const NONSENSE: &[(&[&str], &str)] = &[
     (&["generate", "--model", "embedded", "--prompt", "a", "--data", "countdown"], "cannot be used with"),
     (&["bench", "dance", "--model", "embedded"], "'dance'"),
     (&["bench", "rollout", "--model", "embedded", "--dtype", "f8"], "'f8'"),
+    (&["bench", "rollout", "--model", "embedded", "--compute", "f8"], "must be f32, bf16 or int8"),
     (&["grade"], "--data <FILE>"),
     (&["grade", "--data", "no/such/rows.jsonl"], "no/such/rows.jsonl"),
     (&["grade", "--data", "x", "--verifier", "maths"], "'maths'"),

@@ -155,6 +155,14 @@ fn generation_is_the_seeds_and_streams_what_it_would_write() {
     assert_eq!(written[1]["prompt"], "Make 11 from 5, 6, 10.");
     assert_eq!(written[0]["response"], first[..first.len() - 1]);
     assert!(written.iter().all(|row| row["finish"] == "stop" || row["finish"] == "length"), "{text}");
+    // A text that ends a response stays in it, as do the tokens before it.
+    let whole = written[0]["response"].as_str().unwrap();
+    let middle: String = whole.chars().skip(whole.chars().count() / 2).take(3).collect();
+    let stop = ["generate", "--model", &path, "--data", &data, "--max-tokens", "80", "--seed", "4", "--stop", &middle];
+    let stopped = rows(&output(&stop));
+    let cut = stopped[0]["response"].as_str().unwrap();
+    assert!(whole.starts_with(cut) && whole.find(&middle).is_some_and(|at| cut[at..].starts_with(&middle)), "{cut:?}");
+    assert!(cut.len() < whole.len() && stopped[0]["finish"] == "stop", "{cut:?}");
     let responses = write(&folder, "responses.jsonl", &text);
     assert_eq!(rows(&output(&["grade", "--data", &responses])).len(), 2);
 }
@@ -215,6 +223,41 @@ fn a_bench_says_how_fast_and_how_large() {
     }
 }
 
+/// The figures of a bench of 12 responses of 1 to 40 tokens, whose median is 6.
+fn long_tail(kind: &str, more: &[&str]) -> Value {
+    let mut arguments =
+        vec!["bench", kind, "--model", "embedded", "--device", "cpu", "--batch", "12", "--repeats", "0"];
+    arguments.extend(["--prompt-tokens", "20", "--new-tokens", "40", "--lengths", "lognormal:6:1"]);
+    arguments.extend(more);
+    serde_json::from_str(&output(&arguments)).unwrap()
+}
+
+#[test]
+fn a_bench_of_a_long_tail_shows_what_each_feature_saves() {
+    let number = |figures: &Value, key: &str| figures[key].as_f64().unwrap_or_else(|| panic!("{key}: {figures}"));
+    let rollout = |more: &[&str]| long_tail("rollout", &[&["--rows", "4", "--group", "4"], more].concat());
+    let (all, unshared, halting) = (rollout(&[]), rollout(&["--no-sharing"]), rollout(&["--static-batch"]));
+    for key in ["tokens", "batch", "rows", "group"] {
+        assert!(all[key] == unshared[key] && all[key] == halting[key], "{key}: {all}");
+    }
+    assert!(number(&unshared, "fed_tokens") > number(&all, "fed_tokens") + 20.0 * 5.0, "{all} {unshared}");
+    assert!(number(&halting, "steps") > number(&all, "steps"), "{all} {halting}");
+    for [less, more] in [
+        ["admitted_median", "first_token_median"],
+        ["first_token_median", "latency_median"],
+        ["latency_median", "latency_p95"],
+        ["latency_p95", "seconds"],
+    ] {
+        assert!(number(&all, less) <= number(&all, more), "{less} is above {more}: {all}");
+    }
+
+    let (packed, padded) = (long_tail("train", &[]), long_tail("train", &["--padded"]));
+    assert_eq!(packed["tokens"], padded["tokens"]);
+    assert_eq!((number(&packed, "padding"), number(&padded, "padding") > 0.2), (0.0, true), "{padded}");
+    let gap = number(&packed, "loss_first") - number(&padded, "loss_first");
+    assert!(gap.abs() < 1e-5, "what is behind a response has changed its loss by {gap}");
+}
+
 #[test]
 fn what_cannot_be_run_ends_in_one_line_and_status_2() {
     let folder = tempfile::tempdir().unwrap();
@@ -235,6 +278,8 @@ fn what_cannot_be_run_ends_in_one_line_and_status_2() {
         (&["score", "--model", "embedded", "--data", "no/such.jsonl"], "no/such.jsonl"),
         (&["bench", "train", "--model", "embedded", "--lora-rank", "0"], "--lora-rank"),
         (&["bench", "rollout", "--model", "embedded", "--new-tokens", "1024"], "--new-tokens 1024"),
+        (&["bench", "rollout", "--model", "embedded", "--lengths", "lognormal:5"], "--lengths lognormal:5: must be"),
+        (&["generate", "--model", "embedded", "--prompt", "x", "--stop", ""], "stop string \"\": it is empty"),
         (&["export", run, "out"], "checkpoints/step-000040"),
         (&["export", "no/such/checkpoint", "out"], "no/such/checkpoint"),
     ];

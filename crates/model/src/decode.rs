@@ -7,11 +7,9 @@
 use crate::cache::{LANES, Part, Sequence};
 use crate::config::Config;
 use crate::error::{Error, Result};
-pub use crate::kernels::packed::Compute;
-use crate::kernels::packed::Packed;
 use crate::kernels::{for_each_chunk, math, may_fork, vectorized};
 use crate::ops::{Heads, RopeTable};
-use crate::packed_model::{PackedProjection, Rows, bias, pack, values};
+use crate::packed_model::{Matrix, PackedProjection, Rows, bias, pack_head, values};
 use crate::qwen2::{Projection, Qwen2};
 use candle_core::DType;
 use rayon::prelude::*;
@@ -42,10 +40,23 @@ pub struct Decoder {
     embedding: Rows,
     layers: Vec<PackedLayer>,
     norm: Vec<f32>,
-    head: Packed,
+    head: Matrix,
     rope: RopeTable,
     /// Of the packed matrices.
     bytes: usize,
+}
+
+/// What the products of generation are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// f32. Weights in bf16 are widened, a panel at a time.
+    #[default]
+    F32,
+    /// Weights and inputs are rounded to bf16, and sums are f32: twice as fast where the CPU multiplies bf16.
+    Bf16,
+    /// Weights and inputs of blocks are rounded to eight bits ([`crate::kernels::int8`]), the head's to bf16.
+    Int8,
 }
 
 /// Bytes of weights from which on the threads share each product instead of the rows: more than a core's own cache holds.
@@ -108,7 +119,7 @@ impl Decoder {
                 })
             })
             .collect::<Result<_>>()?;
-        let head = pack(&[model.head_weight()], compute)?;
+        let head = pack_head(model.head_weight(), compute)?;
         let projections = layers.iter().flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
         Ok(Self {
             bytes: head.bytes() + projections.map(PackedProjection::bytes).sum::<usize>(),

@@ -1,8 +1,10 @@
 //! A model's projections and embedding as the decoder wants them: packed, in the type of the weights, with adapters beside
 //! them.
 
+use crate::decode::Compute;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Compute, Packed};
+use crate::kernels::int8::Int8;
+use crate::kernels::packed::Packed;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{math, vectorized};
 use crate::ops::{with_elements, with_weights};
@@ -10,9 +12,43 @@ use crate::qwen2::{Projection, Qwen2};
 use candle_core::{DType, Tensor};
 use half::bf16;
 
+/// A matrix as generation multiplies by it.
+pub(crate) enum Matrix {
+    /// In f32 or bf16.
+    Float(Packed),
+    /// In eight bits.
+    Int8(Int8),
+}
+
+impl Matrix {
+    /// Outputs of the product.
+    pub fn out(&self) -> usize {
+        match self {
+            Self::Float(packed) => packed.out(),
+            Self::Int8(packed) => packed.out(),
+        }
+    }
+
+    /// The packed matrix's bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Float(packed) => packed.bytes(),
+            Self::Int8(packed) => packed.bytes(),
+        }
+    }
+
+    /// `y[m, out] = x[m, k] w^T`, both row-major.
+    pub fn matmul(&self, x: &[f32], y: &mut [f32]) {
+        match self {
+            Self::Float(packed) => packed.matmul(x, y),
+            Self::Int8(packed) => packed.matmul(x, y),
+        }
+    }
+}
+
 /// Projections of one input, stacked: their outputs lie one behind the other.
 pub(crate) struct PackedProjection {
-    base: Packed,
+    base: Matrix,
     adapters: Vec<PackedAdapter>,
 }
 
@@ -21,9 +57,9 @@ struct PackedAdapter {
     /// Where its outputs start.
     first: usize,
     /// `[rank, in]`.
-    a: Packed,
+    a: Matrix,
     /// `[out, rank]`, times the scale.
-    b: Packed,
+    b: Matrix,
 }
 
 impl PackedProjection {
@@ -105,8 +141,13 @@ impl Rows {
     }
 }
 
+/// Packs a head `[vocab, in]`, which is never rounded to eight bits: its errors would go into log-probs as they are.
+pub(crate) fn pack_head(head: &Tensor, compute: Compute) -> Result<Matrix> {
+    pack(&[head], if compute == Compute::Int8 { Compute::Bf16 } else { compute })
+}
+
 /// Packs matrices `[out_i, in]` of one type, stacked.
-pub(crate) fn pack(parts: &[&Tensor], compute: Compute) -> Result<Packed> {
+pub(crate) fn pack(parts: &[&Tensor], compute: Compute) -> Result<Matrix> {
     let inner = parts.first().map_or(Ok(0), |part| part.dim(1))?;
     let narrow = parts.iter().all(|part| part.dtype() == DType::BF16);
     // Read guards of all storages at once, so that nothing is copied on the way.
@@ -119,15 +160,17 @@ pub(crate) fn pack(parts: &[&Tensor], compute: Compute) -> Result<Packed> {
     if narrow {
         let parts: Vec<&[bf16]> = weights.iter().filter_map(Weights::narrow).collect();
         return Ok(match compute {
-            Compute::F32 => Packed::stack_narrow(&parts, inner),
-            Compute::Bf16 => Packed::stack_pairs(&parts, inner),
+            Compute::F32 => Matrix::Float(Packed::stack_narrow(&parts, inner)),
+            Compute::Bf16 => Matrix::Float(Packed::stack_pairs(&parts, inner)),
+            Compute::Int8 => Matrix::Int8(Int8::stack(&parts, inner)),
         });
     }
     let parts: Vec<_> = weights.iter().map(|w| w.widened(0..w.len())).collect();
     let parts: Vec<&[f32]> = parts.iter().map(|part| &part[..]).collect();
     Ok(match compute {
-        Compute::F32 => Packed::stack(&parts, inner),
-        Compute::Bf16 => Packed::stack_pairs(&parts, inner),
+        Compute::F32 => Matrix::Float(Packed::stack(&parts, inner)),
+        Compute::Bf16 => Matrix::Float(Packed::stack_pairs(&parts, inner)),
+        Compute::Int8 => Matrix::Int8(Int8::stack(&parts, inner)),
     })
 }
 

@@ -2,11 +2,18 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod stop;
+mod stream;
+
+pub use stop::{StopMatcher, StopStrings};
+pub use stream::TextStream;
+
 use crate::error::{Error, Result};
 use crate::files::Files;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, context};
 use serde_json::Value;
+use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 /// Steps that rendering one prompt may take: a template is a program of whoever made the model. Those of known models
@@ -15,7 +22,8 @@ const TEMPLATE_STEPS: u64 = 1_000_000;
 
 /// A model's text side.
 pub struct Text {
-    tokenizer: Tokenizer,
+    /// Shared with the streams and stop strings that go their own way.
+    tokenizer: Arc<Tokenizer>,
     template: Option<String>,
     /// Special tokens that templates name, such as `bos_token`.
     special: Vec<(String, String)>,
@@ -53,7 +61,7 @@ impl Text {
         if let Some(eos) = eos.filter(|id| !stop.contains(id)) {
             stop.push(eos);
         }
-        Ok(Self { tokenizer, template, special, stop })
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, special, stop })
     }
 
     /// Token ids of plain text; special tokens written out in it are recognised, none is added.
@@ -75,6 +83,19 @@ impl Text {
     /// When the tokenizer cannot decode the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids, true).map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))
+    }
+
+    /// The text of a response whose tokens come one at a time, special tokens left out.
+    pub fn stream(&self) -> TextStream {
+        TextStream::new(self.tokenizer.clone())
+    }
+
+    /// Texts that end a response, beside [`Self::stop_tokens`].
+    ///
+    /// # Errors
+    /// When one is empty or has the character that stands for incomplete ones.
+    pub fn stop_strings(&self, strings: &[String]) -> Result<StopStrings> {
+        StopStrings::new(self.tokenizer.clone(), strings)
     }
 
     /// The prompt of one user message, ready for the model to answer (`add_generation_prompt`). A model without a chat
@@ -193,6 +214,21 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A tokenizer of single bytes, as byte-level BPE has them: é is two tokens, 中 is three.
+    pub(super) fn bytes() -> Text {
+        let mut files = crate::embedded::files();
+        files.tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [
+            {"id": 8, "content": "<|end|>", "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+             "normalized": false}], "normalizer": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true}, "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {"a": 0, "b": 1, "Ã": 2, "©": 3, "ä": 4, "¸": 5, "Ń": 6, "Ġ": 7}, "merges": []}}"#
+            .into();
+        Text::new(&files).unwrap()
+    }
 
     #[test]
     fn the_embedded_prompt_opens_a_thought() {

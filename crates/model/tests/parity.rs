@@ -3,7 +3,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use model::cache::{Pool, Sequence};
+use model::cache::{Host, Pool, Sequence};
 use model::config::Config;
 use model::decode::{Compute, Decoder, Span, Workspace};
 use model::ops::HeadScores;
@@ -189,7 +189,7 @@ fn generated_log_probs_are_those_of_transformers() {
         let mut found = Vec::new();
         for (tokens, prompt) in &case.sequences {
             let mut sequence = Sequence::default();
-            assert!(Pool::new(decoder.config(), 64).reserve(&mut sequence, tokens.len()));
+            assert!(Pool::new(Host::new(decoder.config()), 64).reserve(&mut sequence, tokens.len()));
             for t in *prompt..tokens.len() {
                 let fed = if t == *prompt { &tokens[..t] } else { &tokens[t - 1..t] };
                 let span = Span { tokens: fed.into(), sequence: &mut sequence, logits: true };

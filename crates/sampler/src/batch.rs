@@ -6,14 +6,17 @@
 //! later. What a row samples depends on its own stream and prompt alone, so none of this changes a token.
 
 use crate::backend::{Backend, SpanOf};
+use crate::ending::Ending;
 use crate::engine::{Control, Error, Request, Result, Sampled};
-use crate::local::Work;
+use crate::local::{Batching, Work};
 use crate::pick::{Sampling, uniform};
 use crate::prefix::Prefixes;
-use crate::rollout::{Finish, Rollout};
+use crate::rollout::{Finish, Rollout, Times};
+use crate::times::Clock;
 use model::cache::{Pool, Sequence, Store, blocks_for};
 use model::decode_device::STEP_TOKENS;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,8 @@ struct Response {
     request: usize,
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
+    /// Has seen `tokens`.
+    ending: Option<Ending>,
 }
 
 /// What a block of the cache of `B` holds.
@@ -42,6 +47,9 @@ pub struct Tools<'a, B: Backend> {
     pub pool: &'a mut Pool<B::Store>,
     pub sampling: &'a Sampling,
     pub max_rows: usize,
+    pub batching: Batching,
+    /// When the call began.
+    pub started: Instant,
     pub weight_version: u64,
 }
 
@@ -54,14 +62,17 @@ pub struct Batch<'a, B: Backend> {
     rows: Vec<Row<Payload<B>>>,
     prefixes: Prefixes<B::Store>,
     done: Vec<Option<Rollout>>,
+    clock: Clock,
     work: Work,
 }
 
 impl<'a, B: Backend> Batch<'a, B> {
     pub fn new(tools: Tools<'a, B>, requests: &'a [Request<'a>]) -> Self {
-        let queue = (0..requests.len()).map(|request| Response::new(request, requests)).collect();
+        let queue = (0..requests.len()).map(|request| Response::new(request, requests, tools.sampling)).collect();
         let done = requests.iter().map(|_| None).collect();
-        Self { tools, requests, queue, rows: Vec::new(), prefixes: Prefixes::default(), done, work: Work::default() }
+        let clock = Clock::new(tools.started, requests.len());
+        let (rows, prefixes, work) = (Vec::new(), Prefixes::default(), Work::default());
+        Self { tools, requests, queue, rows, prefixes, done, clock, work }
     }
 
     /// Runs until every request is answered; the rollouts in the order of the requests.
@@ -95,9 +106,13 @@ impl<'a, B: Backend> Batch<'a, B> {
 
     /// Gives rows to those who wait, in their order, while there is room.
     fn admit(&mut self) {
+        if !self.tools.batching.continuous && !self.rows.is_empty() {
+            return;
+        }
         while self.running() < self.tools.max_rows {
             let Some(response) = self.queue.front() else { return };
             let tokens = response.all_tokens(self.requests);
+            // Nothing is known where nothing is shared.
             let shared = self.prefixes.find(&tokens);
             let missing = blocks_for(tokens.len() + 1) - shared.len();
             // A block for each row in progress too, so that a row is not admitted just to be sent away.
@@ -107,6 +122,7 @@ impl<'a, B: Backend> Batch<'a, B> {
             }
             let Some(response) = self.queue.pop_front() else { return };
             self.work.shared_tokens += shared.len() * model::cache::LANES;
+            self.clock.admit(response.request);
             let mut row = Row { response, sequence: Sequence::beginning(shared), followers: Vec::new() };
             self.invite(&mut row);
             self.rows.push(row);
@@ -116,12 +132,13 @@ impl<'a, B: Backend> Batch<'a, B> {
     /// Lets those behind a row with the same prompt wait for it, if their share of it fits.
     fn invite(&mut self, row: &mut Row<Payload<B>>) {
         let prompt = self.requests[row.response.request].prompt;
-        if !row.response.tokens.is_empty() {
+        if !row.response.tokens.is_empty() || !self.tools.batching.sharing {
             return;
         }
         while self.running() + 1 + row.followers.len() < self.tools.max_rows {
             let same = |next: &&Response| next.tokens.is_empty() && self.requests[next.request].prompt == prompt;
             let Some(next) = self.queue.front().filter(same) else { return };
+            self.clock.admit(next.request);
             row.followers.push(next.request);
             self.queue.pop_front();
         }
@@ -157,7 +174,7 @@ impl<'a, B: Backend> Batch<'a, B> {
 
     fn requeue(&mut self, followers: Vec<usize>) {
         for request in followers.into_iter().rev() {
-            self.queue.push_front(Response::new(request, self.requests));
+            self.queue.push_front(Response::new(request, self.requests, self.tools.sampling));
         }
     }
 
@@ -185,7 +202,7 @@ impl<'a, B: Backend> Batch<'a, B> {
                 self.rows.push(row);
                 continue;
             };
-            control = control.and(self.sampled(row, &tokens, &mut forks, watch));
+            control = control.and(self.sampled(row, &tokens, &mut forks, watch)?);
         }
         self.rows.extend(forks);
         Ok(control)
@@ -198,10 +215,10 @@ impl<'a, B: Backend> Batch<'a, B> {
         tokens: &[(u32, f32)],
         forks: &mut Vec<Row<Payload<B>>>,
         watch: &mut dyn FnMut(Sampled) -> Control,
-    ) -> Control {
+    ) -> Result<Control> {
         let mut control = Control::Continue;
         let followers = std::mem::take(&mut row.followers);
-        if row.response.tokens.is_empty() {
+        if row.response.tokens.is_empty() && self.tools.batching.sharing {
             self.prefixes.insert(self.requests[row.response.request].prompt, &row.sequence);
         }
         for (at, (&request, &token)) in followers.iter().zip(&tokens[1..]).enumerate() {
@@ -210,13 +227,14 @@ impl<'a, B: Backend> Batch<'a, B> {
                 break;
             };
             self.work.shared_tokens += row.sequence.len();
-            let fork = Row { response: Response::new(request, self.requests), sequence, followers: Vec::new() };
-            control = control.and(self.push(fork, token, forks, watch));
+            let response = Response::new(request, self.requests, self.tools.sampling);
+            let fork = Row { response, sequence, followers: Vec::new() };
+            control = control.and(self.push(fork, token, forks, watch)?);
         }
         let mut own = Vec::new();
-        control = control.and(self.push(row, tokens[0], &mut own, watch));
+        control = control.and(self.push(row, tokens[0], &mut own, watch)?);
         self.rows.append(&mut own);
-        control
+        Ok(control)
     }
 
     /// Adds a token to a row, which stays in `rows` unless the response has ended.
@@ -226,24 +244,27 @@ impl<'a, B: Backend> Batch<'a, B> {
         (token, log_prob): (u32, f32),
         rows: &mut Vec<Row<Payload<B>>>,
         watch: &mut dyn FnMut(Sampled) -> Control,
-    ) -> Control {
+    ) -> Result<Control> {
         let request = row.response.request;
-        let finish = row.response.push(token, log_prob, self.requests, self.tools.sampling);
+        let finish = row.response.push(token, log_prob, self.requests, self.tools.sampling)?;
+        self.clock.token(request);
         match finish {
             None => rows.push(row),
             Some(finish) => {
                 self.tools.pool.release(row.sequence);
-                self.done[request] = Some(row.response.finished(finish, self.tools.weight_version));
+                let times = self.clock.finish(request);
+                self.done[request] = Some(row.response.finished(finish, self.tools.weight_version, times));
             }
         }
-        watch(Sampled { request, token, finish })
+        Ok(watch(Sampled { request, token, finish }))
     }
 }
 
 impl Response {
-    fn new(request: usize, requests: &[Request]) -> Self {
+    fn new(request: usize, requests: &[Request], sampling: &Sampling) -> Self {
         let budget = requests[request].max_new_tokens;
-        Self { request, tokens: Vec::with_capacity(budget), log_probs: Vec::with_capacity(budget) }
+        let ending = sampling.endings.as_ref().map(|endings| endings.start());
+        Self { request, tokens: Vec::with_capacity(budget), log_probs: Vec::with_capacity(budget), ending }
     }
 
     /// Tokens of prompt and response so far.
@@ -272,16 +293,17 @@ impl Response {
     }
 
     /// Takes a token; says how the response ended if it did.
-    fn push(&mut self, token: u32, log_prob: f32, requests: &[Request], sampling: &Sampling) -> Option<Finish> {
+    fn push(&mut self, token: u32, log_prob: f32, requests: &[Request], sampling: &Sampling) -> Result<Option<Finish>> {
         self.tokens.push(token);
         self.log_probs.push(log_prob);
-        if sampling.stop.contains(&token) {
-            return Some(Finish::Stop);
+        let ends = self.ending.as_mut().map_or(Ok(false), |ending| ending(token))?;
+        if ends || sampling.stop.contains(&token) {
+            return Ok(Some(Finish::Stop));
         }
-        (self.tokens.len() >= requests[self.request].max_new_tokens).then_some(Finish::Length)
+        Ok((self.tokens.len() >= requests[self.request].max_new_tokens).then_some(Finish::Length))
     }
 
-    fn finished(self, finish: Finish, weight_version: u64) -> Rollout {
-        Rollout { tokens: self.tokens, log_probs: self.log_probs, finish, weight_version }
+    fn finished(self, finish: Finish, weight_version: u64, times: Times) -> Rollout {
+        Rollout { tokens: self.tokens, log_probs: self.log_probs, finish, weight_version, times }
     }
 }

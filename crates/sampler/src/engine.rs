@@ -11,7 +11,7 @@ pub struct Request<'a> {
     pub prompt: &'a [u32],
     /// The stream of random numbers of this row: the same stream, weights and prompt give the same response.
     pub stream: u64,
-    /// The budget `L(t)`: tokens the response may have, thinking and the stop token included; at least one.
+    /// The budget `L(t)`: tokens the response may have, thinking and the token that ends it included; at least one.
     pub max_new_tokens: usize,
 }
 

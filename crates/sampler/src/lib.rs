@@ -6,15 +6,18 @@
 mod backend;
 mod batch;
 mod device;
+mod ending;
 mod engine;
 mod local;
 pub mod pick;
 mod prefix;
 mod rollout;
+mod times;
 
+pub use ending::{Ending, Endings};
 pub use engine::{Control, Engine, Error, Request, Result, Sampled};
-pub use local::{Limits, Local, Work};
+pub use local::{Batching, Limits, Local, Work};
 pub use model::decode::Compute;
 pub use model::decode_device::Form;
 pub use pick::Sampling;
-pub use rollout::{Finish, Rollout};
+pub use rollout::{Finish, Rollout, Times};

@@ -10,6 +10,7 @@ use model::Qwen2;
 use model::cache::{Pool, blocks_for};
 use model::decode::{Compute, Decoder};
 use model::decode_device::{DeviceDecoder, Form};
+use std::time::Instant;
 
 /// What the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,22 @@ pub struct Limits {
     pub max_rows: usize,
     /// Bytes of the key-value cache; `None` takes what `max_rows` need, of a device's memory at most what is free.
     pub cache_bytes: Option<u64>,
+}
+
+/// How requests share rows and cache. Both are on but where one is to be measured against its absence: what is sampled
+/// does not depend on them, and without them it takes longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// A row that has finished is replaced at once; otherwise when all rows of its batch have finished.
+    pub continuous: bool,
+    /// Prompts that begin alike are computed once and share blocks; otherwise each request computes its own.
+    pub sharing: bool,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { continuous: true, sharing: true }
+    }
 }
 
 /// What a call of [`Engine::generate`] took.
@@ -38,6 +55,7 @@ pub struct Work {
 /// Continuous batching on the device of the weights.
 pub struct Local {
     limits: Limits,
+    batching: Batching,
     compute: Compute,
     /// Whether steps are those of a device wherever the weights are, and in which form.
     form: Option<Form>,
@@ -65,8 +83,13 @@ impl Local {
     /// An engine without weights yet. On the CPU, its products are computed in `compute`; on another device, in the type of
     /// the weights.
     pub fn new(limits: Limits, compute: Compute) -> Self {
-        let (form, loaded, told, work) = Default::default();
-        Self { limits, compute, form, graphs: true, told, loaded, version: 0, work }
+        let (batching, form, loaded, told, work) = Default::default();
+        Self { limits, batching, compute, form, graphs: true, told, loaded, version: 0, work }
+    }
+
+    /// The same engine with other batching.
+    pub fn with_batching(self, batching: Batching) -> Self {
+        Self { batching, ..self }
     }
 
     /// Whether a GPU's steps may be captured as graphs (they may, if nothing is said), or their kernels are launched one by
@@ -184,10 +207,13 @@ impl<B: Backend> Running<B> {
             pool: &mut pool,
             sampling: call.sampling,
             max_rows: call.limits.max_rows,
+            batching: call.batching,
+            started: call.started,
             weight_version: call.version,
         };
         let outcome = Batch::new(tools, call.requests).run(call.watch);
-        self.pool = Some(pool);
+        // Where rows were dropped halfway their blocks are gone with them.
+        self.pool = outcome.is_ok().then_some(pool);
         outcome
     }
 }
@@ -195,6 +221,8 @@ impl<B: Backend> Running<B> {
 /// One call of [`Engine::generate`].
 struct Call<'a> {
     limits: Limits,
+    batching: Batching,
+    started: Instant,
     version: u64,
     requests: &'a [Request<'a>],
     sampling: &'a Sampling,
@@ -228,10 +256,12 @@ impl Engine for Local {
         sampling: &Sampling,
         watch: &mut dyn FnMut(Sampled) -> Control,
     ) -> Result<Vec<Rollout>> {
+        let started = Instant::now();
         if let Some(i) = requests.iter().position(|r| r.prompt.is_empty() || r.max_new_tokens == 0) {
             return Err(Error::Request(format!("request {i} has an empty prompt or a budget of zero tokens")));
         }
-        let call = Call { limits: self.limits, version: self.version, requests, sampling, watch };
+        let (limits, batching, version) = (self.limits, self.batching, self.version);
+        let call = Call { limits, batching, started, version, requests, sampling, watch };
         let (rollouts, work) = match self.loaded.as_mut().ok_or(Error::NoWeights)? {
             Loaded::Packed(running) => running.generate(call)?,
             Loaded::Device(running) => {

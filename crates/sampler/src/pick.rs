@@ -3,10 +3,11 @@
 //! The random number of a token depends on its row's stream and its place in the response alone, so neither the batch, nor
 //! the number of threads, nor an interruption changes what is sampled.
 
+use crate::ending::Endings;
 use model::ops::sample::{Distribution, sample};
 
-/// How tokens are drawn.
-#[derive(Clone, Debug, PartialEq)]
+/// How tokens are drawn, and which end a response.
+#[derive(Clone, Debug)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f64,
@@ -16,12 +17,14 @@ pub struct Sampling {
     pub top_k: usize,
     /// Tokens that end a response.
     pub stop: Vec<u32>,
+    /// What else ends a response.
+    pub endings: Option<Endings>,
 }
 
 impl Sampling {
     /// The model's own distribution at a temperature.
     pub fn at(temperature: f64, stop: &[u32]) -> Self {
-        Self { temperature, top_p: 1.0, top_k: 0, stop: stop.to_vec() }
+        Self { temperature, top_p: 1.0, top_k: 0, stop: stop.to_vec(), endings: None }
     }
 
     /// What tokens are drawn from.
@@ -60,7 +63,7 @@ mod tests {
     use model::ops::sample::BLOCK;
 
     fn sampling(temperature: f64, top_p: f64, top_k: usize) -> Sampling {
-        Sampling { temperature, top_p, top_k, stop: vec![] }
+        Sampling { top_p, top_k, ..Sampling::at(temperature, &[]) }
     }
 
     /// Probabilities 1/2, 1/4, 1/8, 1/8.

@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device};
 use model::{Config, PackedBatch, Qwen2, init};
-use sampler::{Compute, Control, Engine, Error, Finish, Limits, Local, Request, Rollout, Sampling, pick};
+use sampler::{
+    Batching, Compute, Control, Endings, Engine, Error, Finish, Limits, Local, Request, Rollout, Sampling, pick,
+};
 use std::path::Path;
 
 fn policy() -> Qwen2 {
@@ -56,11 +58,21 @@ fn a_thousand_rollouts_are_the_same_bits_in_any_batch_and_at_any_number_of_threa
         assert!(got == want, "a cache of {blocks} blocks on {threads} threads samples something else");
         assert!(engine.work().preemptions > 0 || blocks > 5, "{:?}", engine.work());
     }
-    let mut backwards = requests.clone();
-    backwards.reverse();
-    let mut got = generate(&mut engine(&model, 50, None), &backwards);
-    got.reverse();
-    assert!(got == want, "the order of the queue changes what is sampled");
+    // Backwards, by prompt, so that groups fork from one row, and all over the place; with room and without.
+    let place = |name: u64, i: usize| pick::uniform(pick::stream(&[name]), i).to_bits();
+    let orders: [&dyn Fn(usize) -> u64; 3] = [&|i| u64::MAX - i as u64, &|i| i as u64 % 7, &|i| place(8, i)];
+    for (order, key) in orders.iter().enumerate() {
+        let mut at: Vec<usize> = (0..requests.len()).collect();
+        at.sort_by_key(|&i| key(i));
+        let queue: Vec<Request> = at.iter().map(|&i| requests[i].clone()).collect();
+        for (threads, rows, blocks) in [(2, 50, None), (1, 64, Some(4)), (2, 64, Some(9))] {
+            let mut engine = engine(&model, rows, blocks.map(|blocks| blocks * block));
+            let got = pool(threads).install(|| generate(&mut engine, &queue));
+            let same = at.iter().zip(&got).all(|(&i, got)| *got == want[i]);
+            assert!(same, "order {order} of the queue, {rows} rows, {blocks:?} blocks: something else is sampled");
+            assert!(engine.work().preemptions > 0 || blocks != Some(4), "{:?}", engine.work());
+        }
+    }
     assert!(want.iter().any(|r| r.finish == Finish::Stop) && want.iter().any(Rollout::truncated));
 }
 
@@ -75,11 +87,32 @@ fn log_probs_are_those_that_training_computes() {
         .map(|(request, rollout)| ([request.prompt, &rollout.tokens].concat(), request.prompt.len()))
         .collect();
     let batch = PackedBatch::new(sequences.iter().map(|(tokens, prompt)| (tokens.as_slice(), *prompt)));
-    let trained = model.scores(&batch, 1.0).unwrap().log_probs.to_vec1::<f32>().unwrap();
     let sampled: Vec<f32> = rollouts.iter().flat_map(|r| r.log_probs.iter().copied()).collect();
-    assert_eq!(trained.len(), sampled.len());
-    let gap = trained.iter().zip(&sampled).fold(0.0f32, |gap, (t, s)| gap.max((t - s).abs()));
-    assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let trained = pool.install(|| model.scores(&batch, 1.0).unwrap().log_probs.to_vec1::<f32>().unwrap());
+        assert_eq!(trained.len(), sampled.len());
+        let gap = trained.iter().zip(&sampled).fold(0.0f32, |gap, (t, s)| gap.max((t - s).abs()));
+        assert!(gap < 1e-4, "sampler and trainer differ by {gap} on {threads} threads");
+    }
+}
+
+#[test]
+fn rounded_products_sample_the_same_in_any_batch_too() {
+    let (model, prompts) = (policy(), prompts());
+    let requests = &requests(&prompts)[..200];
+    let run = |compute, rows, threads| {
+        let mut engine = Local::new(Limits { max_rows: rows, cache_bytes: None }, compute);
+        engine.load_weights(&model).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| generate(&mut engine, requests))
+    };
+    let exact = run(Compute::F32, 64, 1);
+    for compute in [Compute::Bf16, Compute::Int8] {
+        let want = run(compute, 64, 1);
+        assert!(want == run(compute, 7, 2), "{compute:?}");
+        assert!(want != exact, "{compute:?} is f32");
+    }
 }
 
 #[test]
@@ -93,6 +126,81 @@ fn a_response_ends_at_its_budget_or_behind_a_stop_token() {
         assert!(!rollout.tokens[..rollout.tokens.len() - 1].contains(&3));
         assert_eq!(rollout.log_probs.len(), rollout.tokens.len());
     }
+}
+
+#[test]
+fn an_ending_cuts_a_rollout_where_it_says_and_changes_nothing_before() {
+    let (model, prompts) = (policy(), prompts());
+    let requests = requests(&prompts);
+    // The response ends with the third even token: told a token twice or not at all, an ending would be off.
+    let even = |tokens: &[u32]| tokens.iter().enumerate().filter(|(_, t)| *t % 2 == 0).nth(2).map(|(i, _)| i);
+    let endings = Endings::new(|| {
+        let mut seen = 0;
+        Box::new(move |token| {
+            seen += usize::from(token % 2 == 0);
+            Ok(seen == 3)
+        })
+    });
+    let sampling = Sampling { endings: Some(endings), ..Sampling::at(1.0, &[3]) };
+    let whole = generate(&mut engine(&model, 64, None), &requests);
+    let block = 16 * 2 * 2 * 2 * 16 * 4;
+    for (rows, blocks) in [(64, None), (7, None), (64, Some(3))] {
+        let mut engine = engine(&model, rows, blocks.map(|blocks| blocks * block));
+        let cut = engine.generate(&requests, &sampling, &mut |_| Control::Continue).unwrap();
+        assert_eq!(engine.work().preemptions > 0, blocks.is_some());
+        for (whole, cut) in whole.iter().zip(&cut) {
+            let end = even(&whole.tokens);
+            let len = end.map_or(whole.tokens.len(), |end| end + 1);
+            assert_eq!(
+                (&cut.tokens, &cut.log_probs),
+                (&whole.tokens[..len].to_vec(), &whole.log_probs[..len].to_vec())
+            );
+            assert_eq!(cut.finish, if end.is_some() { Finish::Stop } else { whole.finish });
+        }
+    }
+    let broken = Endings::new(|| Box::new(|_| Err(Error::Request("no such token".into()))));
+    let sampling = Sampling { endings: Some(broken), ..Sampling::at(1.0, &[]) };
+    let mut engine = engine(&model, 64, None);
+    let refused = engine.generate(&requests, &sampling, &mut |_| Control::Continue);
+    assert!(matches!(refused, Err(Error::Request(message)) if message == "no such token"));
+    assert!(generate(&mut engine, &requests) == whole, "the engine is as it was before");
+}
+
+#[test]
+fn times_are_in_order_and_a_rollout_that_waits_for_a_row_is_admitted_after_another_has_finished() {
+    let (model, prompts) = (policy(), prompts());
+    let requests = requests(&prompts);
+    let started = std::time::Instant::now();
+    let rollouts = generate(&mut engine(&model, 8, Some(6 * 16 * 2 * 2 * 2 * 16 * 4)), &requests);
+    let spent = started.elapsed().as_secs_f64();
+    for rollout in &rollouts {
+        let times = rollout.times;
+        assert!(0.0 < times.admitted && times.admitted < times.first_token, "{times:?}");
+        assert!(times.first_token <= times.finished && times.finished <= spent, "{times:?}");
+        assert!(rollout.tokens.len() == 1 || times.first_token < times.finished, "{times:?}");
+    }
+    let first = rollouts.iter().map(|r| r.times.finished).fold(f64::INFINITY, f64::min);
+    let waited = rollouts.iter().filter(|r| r.times.admitted > first).count();
+    assert!(waited >= requests.len() - 2 * 8, "{waited} waited");
+}
+
+#[test]
+fn without_sharing_or_refilling_the_same_is_sampled_with_more_work() {
+    let (model, prompts) = (policy(), prompts());
+    let requests = requests(&prompts);
+    let run = |batching: Batching| {
+        let mut engine = Local::new(Limits { max_rows: 64, cache_bytes: None }, Compute::F32).with_batching(batching);
+        engine.load_weights(&model).unwrap();
+        (generate(&mut engine, &requests), engine.work())
+    };
+    let (want, all) = run(Batching::default());
+    let (alone, unshared) = run(Batching { sharing: false, ..Batching::default() });
+    let (fixed, halting) = run(Batching { continuous: false, ..Batching::default() });
+    assert!(alone == want && fixed == want);
+    assert!(all.shared_tokens > 0 && unshared.shared_tokens == 0);
+    assert_eq!(unshared.fed_tokens, all.fed_tokens + all.shared_tokens);
+    // Batches of 64 wait for a response of up to 24 tokens each.
+    assert!(halting.steps > all.steps, "{halting:?} {all:?}");
 }
 
 #[test]

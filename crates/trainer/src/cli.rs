@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use sampler::Compute;
 
 use crate::config::{DeviceChoice, Dtype, Overrides};
 
@@ -119,6 +120,9 @@ pub struct SamplingArgs {
     /// Sample from the fewest tokens that hold this share of the probability
     #[arg(long, value_name = "P", default_value = "1", value_parser = nucleus, allow_negative_numbers = true)]
     pub top_p: f64,
+    /// End a response with this text, beside the model's stop tokens; it stays in the response; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
     /// The seed of the samples
     #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub seed: u64,
@@ -142,6 +146,9 @@ pub struct EvalArgs {
     /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// What the products of responses are computed in on the CPU (f32, bf16, int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -172,6 +179,9 @@ pub struct GenerateArgs {
     /// What the policy's matrices are kept in, and, on the CPU, responses are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
+    /// What the products of responses are computed in on the CPU (f32, bf16, int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// How responses are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -247,25 +257,43 @@ pub struct BenchArgs {
     /// What to measure
     #[arg(value_enum, value_name = "rollout|train", hide_possible_values = true)]
     pub kind: BenchKind,
-    /// `embedded`, a folder in Hugging Face layout, a Hub id org/name[@revision], or random:FILE for random weights in the
+    /// `embedded`, a folder in Hugging Face layout, a Hub id org/name or org/name@revision, or random:FILE for random weights in the
     /// shape that a config.json describes
     #[arg(long, value_name = "MODEL")]
     pub model: String,
-    /// Rows at once
+    /// Responses, all at once unless --rows says otherwise
     #[arg(long, value_name = "B", default_value = "32", value_parser = count, allow_negative_numbers = true)]
     pub batch: usize,
     /// Tokens of each prompt
     #[arg(long, value_name = "P", default_value = "32", value_parser = count, allow_negative_numbers = true)]
     pub prompt_tokens: usize,
-    /// Tokens of each response
+    /// Tokens of each response; with --lengths, of the longest
     #[arg(long, value_name = "N", default_value = "256", value_parser = count, allow_negative_numbers = true)]
     pub new_tokens: usize,
+    /// Tokens of each response one by one: `lognormal:MEDIAN:SIGMA`, which has a long tail, or a file with a number a line
+    #[arg(long, value_name = "SHAPE|FILE")]
+    pub lengths: Option<String>,
+    /// Of rollouts: rows decoded at once; as many as responses when absent
+    #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
+    pub rows: Option<usize>,
+    /// Of rollouts: so many responses behind each other have the same prompt
+    #[arg(long, value_name = "G", default_value = "1", value_parser = count, allow_negative_numbers = true)]
+    pub group: usize,
+    /// Of rollouts: compute each prompt anew for each response, to see what sharing gains
+    #[arg(long)]
+    pub no_sharing: bool,
+    /// Of rollouts: replace rows when all have finished, to see what replacing them at once gains
+    #[arg(long)]
+    pub static_batch: bool,
+    /// Of updates: pad sequences to the longest of their micro-batch, to see what packing gains
+    #[arg(long)]
+    pub padded: bool,
     /// What the policy's matrices are kept in, and, on the CPU, rollouts are computed in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// What the products of an update are computed in on the CPU; as --dtype when absent
-    #[arg(long, value_enum, value_name = "D")]
-    pub compute: Option<Dtype>,
+    /// What products are computed in on the CPU (f32, bf16, and for rollouts int8); as --dtype when absent
+    #[arg(long, value_name = "C", value_parser = compute)]
+    pub compute: Option<Compute>,
     /// What gradient sums and the moments of AdamW are kept in
     #[arg(long, value_enum, value_name = "D", default_value_t = Dtype::F32)]
     pub state: Dtype,
@@ -375,6 +403,13 @@ fn count(text: &str) -> Result<usize, String> {
         Ok(number) if number >= 1 => Ok(number),
         _ => Err("must be a whole number, at least 1".into()),
     }
+}
+
+fn compute(text: &str) -> Result<Compute, String> {
+    [("f32", Compute::F32), ("bf16", Compute::Bf16), ("int8", Compute::Int8)]
+        .into_iter()
+        .find_map(|(name, compute)| (name == text).then_some(compute))
+        .ok_or_else(|| "must be f32, bf16 or int8".into())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use model::lora::{self, Saved};
 use model::{Files, Qwen2, Source, Text, weights};
+use sampler::{Endings, Sampling};
 
 use crate::commands::{UsageError, note};
 use crate::config::{Config, DeviceChoice, Dtype, Lora};
@@ -169,6 +170,22 @@ fn write(model: &Qwen2, files: &Files, source: &Source, folder: &Path) -> Result
 /// When the chat template fails.
 pub fn extraction(text: &Text) -> Result<reward::Policy> {
     Ok(reward::Policy { fallback: reward::Fallback::None, prompt_opens_thought: text.opens_thought()? })
+}
+
+/// How a model's responses are drawn: at a temperature, until one of its stop tokens or of the texts in `stop`.
+///
+/// # Errors
+/// When a stop string is none that can end a response.
+pub fn sampling(text: &Text, temperature: f64, stop: &[String]) -> Result<Sampling> {
+    let mut sampling = Sampling::at(temperature, text.stop_tokens());
+    if !stop.is_empty() {
+        let strings = text.stop_strings(stop).map_err(|error| UsageError::new(error.to_string()))?;
+        sampling.endings = Some(Endings::new(move || {
+            let mut matcher = strings.matcher();
+            Box::new(move |token| Ok(matcher.push(token)?))
+        }));
+    }
+    Ok(sampling)
 }
 
 /// The tensor type of a `model.dtype`.

@@ -1,7 +1,7 @@
 //! Generation on a device: weights that are the trainer's own, a cache of blocks in the device's memory, and a step that
 //! gives sampled tokens.
 //!
-//! A step is laid out on the host ([`plan`]) and computed in one of three forms ([`Form`]): of plain tensor operations, of
+//! A step is laid out on the host (`plan`) and computed in one of three forms ([`Form`]): of plain tensor operations, of
 //! kernels launched one by one, or, where every row feeds one token, as a captured graph of the same kernels. The decoder
 //! of the CPU is [`crate::decode`]; tests hold that both sample the same tokens.
 

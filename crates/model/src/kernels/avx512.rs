@@ -4,7 +4,7 @@
 //! step; here they stay in registers. Each of these functions makes one panel's outputs of all rows.
 
 use super::packed::PANEL;
-use super::product::Columns;
+use super::product::{Columns, Input};
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
@@ -46,19 +46,6 @@ impl Columns {
             _mm512_mask_storeu_ps(at.wrapping_add(16), (mask >> 16) as u16, sums[1]);
         }
     }
-}
-
-/// A matrix `[rows, k]` in memory: element `(r, d)` is `data[r * row + d * depth]`.
-#[derive(Clone, Copy)]
-pub struct Input<'a> {
-    /// The elements.
-    pub data: &'a [f32],
-    /// Of them.
-    pub rows: usize,
-    /// From one row to the next.
-    pub row: usize,
-    /// From one element of a row to the next.
-    pub depth: usize,
 }
 
 /// A matrix of pairs in memory, rows `stride` apart.
@@ -125,10 +112,9 @@ macro_rules! by_rows {
 /// When a slice is too short for its shape.
 #[target_feature(enable = "avx512f")]
 pub unsafe fn product(x: Input, panel: &[f32], y: Columns) {
-    let k = panel.len() / PANEL;
-    let last = (x.rows.max(1) - 1) * x.row + (k.max(1) - 1) * x.depth;
-    assert!(panel.len() == k * PANEL && (x.rows == 0 || last < x.data.len()) && y.width <= PANEL);
-    // SAFETY: the assertion gives the shapes; the caller vouches for `y`.
+    x.check(panel);
+    assert!(y.width <= PANEL);
+    // SAFETY: `check` gives the shapes; the caller vouches for `y`.
     by_rows!(x.rows, |row, R| unsafe { tile::<R>(x, panel, y, row) });
 }
 

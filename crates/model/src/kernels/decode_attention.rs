@@ -38,6 +38,10 @@ impl Seen<'_> {
             // SAFETY: the CPU has the instructions.
             unsafe { super::avx512_attention::attend(self, queries, out, scores) };
             return;
+        } else if super::avx2_attention::is_for(self.dim) {
+            // SAFETY: as above.
+            unsafe { super::avx2_attention::attend(self, queries, out, scores) };
+            return;
         }
         self.attend_generic(queries, out, scores);
     }
@@ -217,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn both_kernels_are_the_formula_and_the_same_bits() {
+    fn every_kernel_is_the_formula_and_the_same_bits() {
         for (dim, group, len) in
-            [(16usize, 1usize, 1usize), (32, 2, 16), (64, 7, 100), (48, 3, 131), (24, 2, 33), (8, 1, 5)]
+            [(16usize, 1usize, 1usize), (32, 2, 16), (64, 7, 100), (48, 3, 131), (24, 2, 33), (8, 1, 5), (128, 5, 70)]
         {
             let size = 4 * LANES * dim;
             let blocks: Vec<Arc<[f32]>> =
@@ -231,6 +235,12 @@ mod tests {
             seen.attend(&queries, &mut fast, &mut scores);
             seen.attend_generic(&queries, &mut generic, &mut scores);
             assert_eq!(fast, generic, "dim {dim}, {group} queries, {len} positions");
+            #[cfg(target_arch = "x86_64")]
+            if super::super::avx2_attention::is_for(dim) {
+                // SAFETY: the CPU has the instructions.
+                unsafe { super::super::avx2_attention::attend(&seen, &queries, &mut fast, &mut scores) };
+                assert_eq!(fast, generic, "AVX2: dim {dim}, {group} queries, {len} positions");
+            }
             let want: Vec<f64> = queries.chunks_exact(dim).flat_map(|q| plain(q, &seen)).collect();
             for (got, want) in fast.iter().zip(want) {
                 assert!((f64::from(*got) - want).abs() < 1e-5, "dim {dim}, {len} positions: {got}, not {want}");

@@ -6,14 +6,23 @@
 
 pub mod adamw;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_attention;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_attention;
 #[cfg(target_arch = "x86_64")]
+mod avx512_int8;
+#[cfg(target_arch = "x86_64")]
 mod avx512_transpose;
 pub mod decode_attention;
 pub mod gemm;
+pub mod int8;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod packed;
 mod packing;
 pub mod pairs;

@@ -157,7 +157,7 @@ impl Packed {
     pub fn matmul_first_depth(&self, x: &[f32], y: &mut [f32], depth: usize) {
         let m = x.len() / depth;
         assert!(x.len() == m * depth && y.len() == m * self.out, "a product's rows differ");
-        assert!(depth <= self.k && (depth % 2 == 0 || depth == self.k), "half a pair of a packed matrix");
+        assert!(depth <= self.k && (depth.is_multiple_of(2) || depth == self.k), "half a pair of a packed matrix");
         let narrow = pairs::of_rows(x, depth);
         let product = Product::of_pairs(self, &narrow, y).of_first_depth(depth);
         // SAFETY: nobody else has `y`, which has `out` elements for every row.

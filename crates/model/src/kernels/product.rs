@@ -1,7 +1,8 @@
 //! The product of a packed matrix, panel by panel, on the calling thread: which kernel runs is chosen here.
 //!
-//! Every kernel sums over `k` in order and each row for itself. On x86 with AVX-512 it is one of [`super::avx512`]'s;
-//! elsewhere the one here, written with the vectors of the `pulp` crate.
+//! Every kernel sums over `k` in order and each row for itself, by fused multiply-adds, so that all give the same bits in
+//! f32. It is one in intrinsics where there is one for the CPU (AVX-512, AVX2, NEON); elsewhere the one here, written with
+//! the vectors of the `pulp` crate, which rounds products before it adds them where the CPU has no fused multiply-add.
 
 use super::packed::{PANEL, Packed, Panels};
 use super::pairs;
@@ -50,8 +51,10 @@ impl<'a> Product<'a> {
     /// Whether a transposed input can be taken as it lies.
     pub fn takes_transposed() -> bool {
         #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512f");
-        #[cfg(not(target_arch = "x86_64"))]
+        return is_x86_feature_detected!("avx512f") || super::avx2::is_there();
+        #[cfg(target_arch = "aarch64")]
+        return std::arch::is_aarch64_feature_detected!("neon");
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         return false;
     }
 
@@ -150,11 +153,14 @@ impl<'a> Product<'a> {
         let mut wide = vec![0.0; 2 * k * PANEL];
         for p in range {
             let panel = &panels[p * size..][..k * PANEL];
-            for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(PANEL)) {
-                for (lane, &pair) in pairs.iter().enumerate() {
-                    [wide[lane], wide[PANEL + lane]] = pairs::both(pair);
+            vectorized!({
+                for (wide, pairs) in wide.chunks_exact_mut(2 * PANEL).zip(panel.chunks_exact(PANEL)) {
+                    let (even, odd) = wide.split_at_mut(PANEL);
+                    for ((even, odd), &pair) in even.iter_mut().zip(odd).zip(pairs) {
+                        [*even, *odd] = pairs::both(pair);
+                    }
                 }
-            }
+            });
             // SAFETY: as the caller vouches.
             unsafe { self.panel(p, &wide, &x) };
         }
@@ -166,17 +172,27 @@ impl<'a> Product<'a> {
     /// As for [`Self::panels`].
     unsafe fn panel(&self, p: usize, panel: &[f32], x: &[f32]) {
         let columns = self.columns(p);
+        let k = panel.len() / PANEL;
+        let rows = x.len() / k;
+        let (row, depth) = if self.transposed { (1, rows) } else { (k, 1) };
+        let input = Input { data: x, rows, row, depth };
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") {
-            let k = panel.len() / PANEL;
-            let rows = x.len() / k;
-            let (row, depth) = if self.transposed { (1, rows) } else { (k, 1) };
-            let input = super::avx512::Input { data: x, rows, row, depth };
             // SAFETY: the CPU has the instructions; the rest as the caller vouches.
             unsafe { super::avx512::product(input, panel, columns) };
             return;
+        } else if super::avx2::is_there() {
+            // SAFETY: as above.
+            unsafe { super::avx2::product(input, panel, columns) };
+            return;
         }
-        Arch::new().dispatch(Panel { x, panel, columns });
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            // SAFETY: as above.
+            unsafe { super::neon::product(input, panel, columns) };
+            return;
+        }
+        Arch::new().dispatch(Panel { x: input.data, panel, columns });
     }
 
     fn columns(&self, p: usize) -> Columns {
@@ -184,6 +200,29 @@ impl<'a> Product<'a> {
         // Within the allocation where there is a panel `p`.
         let at = self.y.0.wrapping_add(self.rows.start * out + p * PANEL);
         Columns { at, stride: out, width: PANEL.min(out - p * PANEL), add: self.add }
+    }
+}
+
+/// A matrix `[rows, k]` in memory: element `(r, d)` is `data[r * row + d * depth]`.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Of them.
+    pub rows: usize,
+    /// From one row to the next.
+    pub row: usize,
+    /// From one element of a row to the next.
+    pub depth: usize,
+}
+
+impl Input<'_> {
+    /// # Panics
+    /// When `panel` is not whole rows of [`PANEL`], or the input is shorter than its shape says.
+    pub fn check(&self, panel: &[f32]) {
+        let k = panel.len() / PANEL;
+        let last = (self.rows.max(1) - 1) * self.row + (k.max(1) - 1) * self.depth;
+        assert!(panel.len() == k * PANEL && (self.rows == 0 || last < self.data.len()), "a product of wrong shapes");
     }
 }
 
@@ -198,6 +237,34 @@ pub(super) struct Columns {
     pub width: usize,
     /// Whether sums start from what is there, instead of from zero.
     pub add: bool,
+}
+
+impl Columns {
+    /// What a row's outputs from `first` on start from, as many as it has of `sums`, which are zeros before.
+    ///
+    /// # Safety
+    /// As for [`Self::write`].
+    #[inline(always)]
+    pub unsafe fn read(self, row: usize, first: usize, sums: &mut [f32]) {
+        let count = sums.len().min(self.width.saturating_sub(first));
+        if self.add {
+            let at = self.at.wrapping_add(row * self.stride + first);
+            // SAFETY: as the caller vouches, and `first + count` is within the row's `width`.
+            sums[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(at, count) });
+        }
+    }
+
+    /// Writes a row's outputs from `first` on, as many as it has of `sums`.
+    ///
+    /// # Safety
+    /// `at` has that row, and nobody else reads or writes these outputs of it.
+    #[inline(always)]
+    pub unsafe fn write(self, row: usize, first: usize, sums: &[f32]) {
+        let count = sums.len().min(self.width.saturating_sub(first));
+        let at = self.at.wrapping_add(row * self.stride + first);
+        // SAFETY: as the caller vouches, and `first + count` is within the row's `width`.
+        unsafe { std::slice::from_raw_parts_mut(at, count) }.copy_from_slice(&sums[..count]);
+    }
 }
 
 /// One panel with the vectors that the CPU has.
@@ -288,19 +355,78 @@ impl Panel<'_> {
     /// What one row's sums start from.
     #[inline(always)]
     fn start(&self, row: usize) -> [f32; PANEL] {
-        let Columns { at, stride, width, add } = self.columns;
         let mut sums = [0.0; PANEL];
-        if add {
-            // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
-            sums[..width].copy_from_slice(unsafe { std::slice::from_raw_parts(at.add(row * stride), width) });
-        }
+        // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
+        unsafe { self.columns.read(row, 0, &mut sums) };
         sums
     }
 
     #[inline(always)]
     fn store(&self, row: usize, sums: &[f32; PANEL]) {
-        let Columns { at, stride, width, .. } = self.columns;
         // SAFETY: whoever made `columns` has these outputs of every row of `x` for itself.
-        unsafe { std::slice::from_raw_parts_mut(at.add(row * stride), width) }.copy_from_slice(&sums[..width]);
+        unsafe { self.columns.write(row, 0, sums) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i as f32 + seed) * 0.37).sin()).collect()
+    }
+
+    /// Outputs `[rows, width]`, each row followed by one that has to stay as it is: once of the product, once of it added to
+    /// what is there.
+    fn outputs(rows: usize, width: usize, run: impl Fn(Columns)) -> Vec<f32> {
+        let both = [false, true].map(|add| {
+            let mut y = vec![9.0; rows * (width + 1)];
+            run(Columns { at: y.as_mut_ptr(), stride: width + 1, width, add });
+            assert!(y.chunks_exact(width + 1).all(|row| row[width] == 9.0), "a neighbour was written");
+            y
+        });
+        assert_ne!(both[0], both[1]);
+        both.concat()
+    }
+
+    #[test]
+    fn every_form_that_this_cpu_has_gives_the_same_bits() {
+        for (rows, k, width) in [(1, 1, 1), (5, 40, 32), (6, 33, 16), (13, 70, 17), (64, 128, 31)] {
+            let (x, panel) = (values(rows * k, 1.0), values(k * PANEL, 2.0));
+            let transposed = super::super::transpose::transposed(&x, k);
+            let inputs =
+                [Input { data: &x, rows, row: k, depth: 1 }, Input { data: &transposed, rows, row: 1, depth: rows }];
+            let want = outputs(rows, width, |columns| Arch::new().dispatch(Panel { x: &x, panel: &panel, columns }));
+            for (lies, input) in ["by rows", "transposed"].into_iter().zip(inputs) {
+                for (name, got) in forms(input, &panel, width) {
+                    assert_eq!(got, want, "{name}: [{rows}, {k}] {lies}, {width} outputs");
+                }
+            }
+        }
+    }
+
+    /// What each form in intrinsics makes of the same.
+    fn forms(input: Input, panel: &[f32], width: usize) -> Vec<(&'static str, Vec<f32>)> {
+        let mut made = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the CPU has the instructions, and the outputs are the test's own.
+                let run = |columns| unsafe { super::super::avx512::product(input, panel, columns) };
+                made.push(("AVX-512", outputs(input.rows, width, run)));
+            }
+            if super::super::avx2::is_there() {
+                // SAFETY: as above.
+                let run = |columns| unsafe { super::super::avx2::product(input, panel, columns) };
+                made.push(("AVX2", outputs(input.rows, width, run)));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            // SAFETY: as above; every aarch64 CPU has NEON.
+            let run = |columns| unsafe { super::super::neon::product(input, panel, columns) };
+            made.push(("NEON", outputs(input.rows, width, run)));
+        }
+        made
     }
 }

@@ -29,12 +29,11 @@ impl RopeTable {
         Self::scaled(head_dim, &Rope::plain(base), positions)
     }
 
-    /// Frequencies and angles are rounded to f32, as transformers does: a model was trained on those angles, and from a few
-    /// hundred positions on exact ones are others.
+    /// Angles are computed in f64 and rounded once.
     pub fn scaled(head_dim: usize, rope: &Rope, positions: usize) -> Self {
         let half = head_dim / 2;
         let (frequencies, scale) = rope.frequencies(head_dim);
-        let angle = |i: usize| f64::from((i / half) as f32 * frequencies[i % half]);
+        let angle = |i: usize| (i / half) as f64 * frequencies[i % half];
         Self {
             half,
             cos: (0..positions * half).map(|i| (angle(i).cos() * scale) as f32).collect(),

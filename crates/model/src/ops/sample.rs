@@ -16,7 +16,7 @@ pub struct Distribution {
     pub top_k: usize,
 }
 
-/// Weights are summed by blocks of so many tokens, with vectors, and only one block is searched.
+/// Vocabularies above this are summed by blocks of so many tokens, with vectors, and only one block is searched.
 pub const BLOCK: usize = 4096;
 
 /// Draws a token by inverting the distribution at `u`, and gives its log-probability under the distribution that was
@@ -27,11 +27,23 @@ pub fn sample(logits: &mut [f32], from: &Distribution, u: f64) -> (u32, f32) {
     }
     let inverse = 1.0 / from.temperature as f32;
     let truncated = from.top_k > 0 && from.top_k < logits.len() || from.top_p < 1.0;
-    let sums = softmax_weights(logits, inverse, BLOCK);
-    if !truncated {
-        return by_blocks(logits, &sums, u);
+    if logits.len() > BLOCK {
+        let sums = softmax_weights(logits, inverse, BLOCK);
+        if !truncated {
+            return by_blocks(logits, &sums, u);
+        }
+        let total = truncate(logits, from, sums.iter().sum());
+        return one_of(logits, total, u);
     }
-    let total = truncate(logits, from, sums.iter().sum());
+    let top = logits[likeliest(logits)];
+    let mut total = 0.0f64;
+    for z in logits.iter_mut() {
+        *z = ((*z - top) * inverse).exp();
+        total += f64::from(*z);
+    }
+    if truncated {
+        total = truncate(logits, from, total);
+    }
     one_of(logits, total, u)
 }
 

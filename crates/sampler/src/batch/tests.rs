@@ -124,7 +124,15 @@ fn every_row_finds_its_own_tokens_in_its_blocks_whatever_happens_to_others() {
     // The last has room for the longest row and hardly more.
     for (max_rows, blocks) in [(60, 2000), (7, 2000), (1, 400), (60, 316)] {
         let (mut backend, mut pool) = (backend(), Pool::new(Tokens, blocks));
-        let tools = Tools { backend: &mut backend, pool: &mut pool, sampling: &sampling, max_rows, weight_version: 1 };
+        let tools = Tools {
+            backend: &mut backend,
+            pool: &mut pool,
+            sampling: &sampling,
+            max_rows,
+            batching: Batching::default(),
+            started: Instant::now(),
+            weight_version: 1,
+        };
         let (rollouts, work) = Batch::new(tools, &requests).run(&mut |_| Control::Continue).unwrap();
         for (i, (rollout, request)) in rollouts.iter().zip(&requests).enumerate() {
             let want = alone(request, 11);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use reward::estimate::{self, Estimate};
 use reward::{Fallback, Problem, Reason, VerifierKind};
-use sampler::Control;
+use sampler::{Compute, Control};
 use serde::Serialize;
 
 use super::progress::Progress;
@@ -26,6 +26,7 @@ struct Figures<'a> {
     /// Responses a problem: the k below.
     samples: usize,
     dtype: Dtype,
+    compute: Compute,
     temperature: f64,
     top_p: f64,
     max_tokens: usize,
@@ -76,11 +77,12 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let settings = Settings {
         samples: args.samples,
         max_tokens,
-        sampling: ready::sampling(&args.sampling, &policy.text),
+        sampling: ready::sampling(&args.sampling, &policy.text)?,
         seed: args.sampling.seed,
         extraction: reward::Policy { fallback: Fallback::Standard, ..extraction(&policy.text)? },
     };
-    let mut engine = ready::engine(&policy, longest + max_tokens, args.dtype)?;
+    let compute = args.compute.unwrap_or(args.dtype.into());
+    let mut engine = ready::engine(&policy, longest + max_tokens, compute)?;
     let mut progress = Progress::new(problems.len() * args.samples)?;
     let started = Instant::now();
     let watch = &mut |sampled| {
@@ -132,6 +134,7 @@ fn figures<'a>(
         problems: problems.len(),
         samples: args.samples,
         dtype: args.dtype,
+        compute: args.compute.unwrap_or(args.dtype.into()),
         temperature: args.sampling.temperature,
         top_p: args.sampling.top_p,
         max_tokens: spent.max_tokens,
@@ -213,14 +216,20 @@ fn write_rows(out: &mut impl Write, problems: &[Problem], samples: &[Sample], ea
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampler::{Finish, Rollout};
+    use sampler::{Finish, Rollout, Times};
 
     fn sample(response: &str) -> Sample {
         let policy = reward::Policy::default();
         Sample {
             problem: 0,
             response: response.into(),
-            rollout: Rollout { tokens: vec![1], log_probs: vec![0.0], finish: Finish::Stop, weight_version: 1 },
+            rollout: Rollout {
+                tokens: vec![1],
+                log_probs: vec![0.0],
+                finish: Finish::Stop,
+                weight_version: 1,
+                times: Times::default(),
+            },
             verdict: reward::grade(VerifierKind::Math, "1/2", response, &policy),
         }
     }

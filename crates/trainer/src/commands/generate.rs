@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::progress::Progress;
 use super::ready;
-use super::stream::TextStream;
 use crate::cli::GenerateArgs;
 use crate::commands::{UsageError, note, print};
 use crate::policy::Policy;
@@ -45,7 +44,7 @@ fn one(args: &GenerateArgs, message: &str) -> Result<()> {
     if prompt.is_empty() {
         return Err(UsageError::new("--prompt: it is empty; the model needs something to go on").into());
     }
-    let mut text = TextStream::new(&policy.text);
+    let mut text = policy.text.stream();
     let finish = sample(args, &policy, &[prompt], &mut |sampled| {
         print(&text.push(sampled.token)?)?;
         if sampled.finish.is_some() {
@@ -97,8 +96,8 @@ fn sample(
             Control::Stop
         }
     };
-    let mut engine = ready::engine(policy, longest + max_new_tokens, args.dtype)?;
-    let rollouts = engine.generate(&requests, &ready::sampling(&args.sampling, &policy.text), &mut watch);
+    let mut engine = ready::engine(policy, longest + max_new_tokens, args.compute.unwrap_or(args.dtype.into()))?;
+    let rollouts = engine.generate(&requests, &ready::sampling(&args.sampling, &policy.text)?, &mut watch);
     match failure {
         Some(error) => Err(error),
         None => Ok(rollouts?.iter().map(|rollout| rollout.finish).collect()),

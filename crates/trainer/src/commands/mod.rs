@@ -14,7 +14,6 @@ mod schedule;
 mod score;
 mod selftest;
 mod sft;
-mod stream;
 mod train;
 
 use std::ffi::OsString;

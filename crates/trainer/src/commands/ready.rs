@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use model::cache::{Host, blocks_for};
 use model::{Source, Text};
-use sampler::{Engine, Limits, Local, Sampling};
+use sampler::{Compute, Engine, Limits, Local, Sampling};
 
 use crate::checkpoint;
 use crate::cli::SamplingArgs;
@@ -13,7 +13,7 @@ use crate::commands::UsageError;
 use crate::config::{DeviceChoice, Dtype};
 use crate::data::{self, Problems, Reading, Use};
 use crate::doctor;
-use crate::policy::{Policy, open_device};
+use crate::policy::{self, Policy, open_device};
 
 /// Rows decoded at once, where memory allows: past this many, the embedded policy gets no faster.
 const MAX_ROWS: usize = 192;
@@ -77,8 +77,11 @@ pub(super) fn problems(name: &str, limit: Option<usize>) -> Result<Vec<reward::P
 }
 
 /// How tokens are drawn.
-pub(super) fn sampling(args: &SamplingArgs, text: &Text) -> Sampling {
-    Sampling { top_p: args.top_p, ..Sampling::at(args.temperature, text.stop_tokens()) }
+///
+/// # Errors
+/// [`UsageError`] when `--stop` has a text that cannot end a response.
+pub(super) fn sampling(args: &SamplingArgs, text: &Text) -> Result<Sampling> {
+    Ok(Sampling { top_p: args.top_p, ..policy::sampling(text, args.temperature, &args.stop)? })
 }
 
 /// The budget of responses to prompts of at most `longest_prompt` tokens: `--max-tokens`, or what the model's
@@ -114,11 +117,11 @@ fn generation_limit(policy: &Policy) -> Result<Option<usize>> {
 ///
 /// # Errors
 /// When the engine cannot hold the weights.
-pub(super) fn engine(policy: &Policy, capacity: usize, compute: Dtype) -> Result<Local> {
+pub(super) fn engine(policy: &Policy, capacity: usize, compute: Compute) -> Result<Local> {
     let one_row = (Host::block_bytes(policy.model.config()) * blocks_for(capacity)) as u64;
     let half = (doctor::machine::memory().available / 2).max(one_row);
     let cache_bytes = (!policy.model.device().is_cuda()).then_some(half);
-    let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute.into());
+    let mut engine = Local::new(Limits { max_rows: MAX_ROWS, cache_bytes }, compute);
     engine.load_weights(&policy.model)?;
     if let Some(news) = engine.news() {
         super::note(&news);

@@ -124,6 +124,15 @@ pub enum Dtype {
     Bf16,
 }
 
+impl From<Dtype> for model::kernels::packed::Compute {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl From<Dtype> for Compute {
     fn from(dtype: Dtype) -> Self {
         match dtype {
@@ -239,9 +248,11 @@ pub struct Sampler {
     pub top_p: f64,
     /// Sample from this many of the likeliest tokens; 0 is off.
     pub top_k: usize,
+    /// Texts that end a response, beside the model's stop tokens; they stay in it, and evaluations have them too.
+    pub stop: Vec<String>,
     /// What the products of generation are computed in, on the CPU. In bf16 they take half the time where the CPU
-    /// multiplies bf16, and the log-probs differ a little from those of training.
-    pub compute: Dtype,
+    /// multiplies bf16, in eight bits (`int8`) a quarter, and the log-probs differ from those of training.
+    pub compute: Compute,
     /// Rows decoded at once, at least 1.
     pub max_rows: usize,
     /// What the key-value cache may take, such as `4GiB`; none lets the sampler take what `max_rows` need, of a GPU's

@@ -242,6 +242,7 @@ fn a_value_out_of_range_is_refused() {
         "sampler.temperature=nan",
         "sampler.top_p=0",
         "sampler.top_p=1.1",
+        "sampler.stop=[\"</answer>\", \"\"]",
         "sampler.max_rows=0",
         "sampler.cache_memory=4 horses",
         "sampler.cache_memory=0GiB",

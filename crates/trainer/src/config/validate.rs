@@ -83,6 +83,11 @@ impl Config {
             "must be a finite number above 0: rollouts without chance would all be the same",
         ));
         found.add(nucleus(sampler.top_p, &["sampler.top_p"]));
+        found.add(require(
+            sampler.stop.iter().all(|text| !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)),
+            &["sampler.stop"],
+            "must be a list of texts none of which is empty or has U+FFFD, such as [\"</answer>\"]",
+        ));
         found.add(at_least_one(sampler.max_rows, &["sampler.max_rows"]));
         found.add(require(
             sampler.cache_memory.as_deref().is_none_or(|size| bytes(size).is_some()),

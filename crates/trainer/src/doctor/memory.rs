@@ -4,6 +4,8 @@ use model::config::Config as Shape;
 use model::lora;
 use model::ops::head_workspace_bytes;
 
+use sampler::Compute;
+
 use super::machine::Memory;
 use crate::config::{Config, DeviceChoice, Dtype};
 
@@ -182,7 +184,7 @@ fn activations(shape: &Shape, recompute: bool) -> u64 {
 ///
 /// | part | bytes on the CPU | on a GPU |
 /// | --- | --- | --- |
-/// | sampler's packed copy | `w P` | none: it samples from the trainer's weights |
+/// | sampler's packed copy | `w P`; in eight bits `P + V h` | none: it samples from the trainer's weights |
 /// | reference, if the KL is measured | none with adapters; `2 P` above 64M parameters, else `w P` | the same |
 /// | logits of a step of generation | `4 · rows · V` | the same |
 /// | a step of generation | | `w (2048 + rows) (4h + 2q + 2k + 3f)` |
@@ -203,9 +205,18 @@ pub fn estimate(shape: &Shape, config: &Config, device: DeviceChoice) -> Need {
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
     if !gpu {
-        let packed = if config.sampler.compute == Dtype::Bf16 { BF16 } else { width };
-        let formula = format!("parameters x {packed}, packed for generation");
-        need.add("sampler's copy", Phase::Always, packed * parameters, formula);
+        let (bytes, formula) = match config.sampler.compute {
+            // The head stays in bf16.
+            Compute::Int8 => {
+                let head = (shape.vocab_size * shape.hidden_size) as u64;
+                (parameters + head, "a byte a parameter, two in the head, packed for generation".to_string())
+            }
+            compute => {
+                let packed = if compute == Compute::Bf16 { BF16 } else { width };
+                (packed * parameters, format!("parameters x {packed}, packed for generation"))
+            }
+        };
+        need.add("sampler's copy", Phase::Always, bytes, formula);
     }
     if config.reference.is_used() && lora.is_none() {
         let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };

@@ -3,13 +3,13 @@
 
 use anyhow::Result;
 use reward::{GradeRow, Problem, Verdict, score};
-use sampler::{Engine, Finish, Request, Rollout, Sampling, pick};
+use sampler::{Engine, Finish, Request, Rollout, pick};
 
 use super::interrupt;
 use super::open::Run;
 use crate::config::Overlong;
 use crate::grading::{self, grade_all};
-use crate::learn;
+use crate::{learn, policy};
 
 /// The rollouts of one problem.
 pub struct Group {
@@ -116,7 +116,7 @@ fn sample(run: &mut Run, problems: Vec<(usize, Problem)>, budget: usize, batch: 
             })
         })
         .collect();
-    let sampling = Sampling::at(run.config.sampler.temperature, text.stop_tokens());
+    let sampling = policy::sampling(text, run.config.sampler.temperature, &run.config.sampler.stop)?;
     let mut rollouts = run.engine.generate(&requests, &sampling, &mut |_| interrupt::control())?;
     batch.sampled += rollouts.iter().map(|r| r.tokens.len()).sum::<usize>();
     let mut groups = Vec::with_capacity(problems.len());

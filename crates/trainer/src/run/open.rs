@@ -204,5 +204,5 @@ fn write_config(folder: &Path, config: &Config) -> Result<()> {
 /// The sampler that the settings ask for, without weights yet.
 fn engine(settings: &crate::config::Sampler) -> Local {
     let limits = Limits { max_rows: settings.max_rows, cache_bytes: settings.cache_bytes() };
-    Local::new(limits, settings.compute.into()).with_graphs(settings.cuda_graphs)
+    Local::new(limits, settings.compute).with_graphs(settings.cuda_graphs)
 }

@@ -1,13 +1,13 @@
 //! What is due between steps: which checkpoints under which names, evaluations; and the end of a run.
 
 use anyhow::{Context, Result};
-use sampler::{Engine, Sampling};
+use sampler::Engine;
 
 use super::open::Run;
 use super::{interrupt, record};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{EvalRow, read_evals};
-use crate::report;
+use crate::{policy, report};
 
 /// The name of the checkpoint of the best evaluation.
 pub const BEST: &str = "best";
@@ -110,7 +110,7 @@ impl Run {
     fn measure(&mut self, name: &str) -> Result<EvalRow> {
         self.screen.evaluating(name);
         let config = &self.config.evaluate;
-        let mut sampling = Sampling::at(config.temperature, self.policy.text.stop_tokens());
+        let mut sampling = policy::sampling(&self.policy.text, config.temperature, &self.config.sampler.stop)?;
         sampling.top_p = config.top_p;
         let settings = Settings {
             samples: config.samples,

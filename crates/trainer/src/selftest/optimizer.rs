@@ -48,7 +48,10 @@ fn compare(dtype: DType, device: &Device, shape: &str) -> Result<Vec<Finding>> {
     Ok(vec![Finding::worst("adamw", shape, dtype, errors), Finding::worst("gradient norm", shape, dtype, norms)])
 }
 
-fn train(make: fn(&[(String, Var)], AdamWSettings) -> Result<AdamW>, dtype: DType, device: &Device) -> Result<Trained> {
+/// [`AdamW::new`] or its twin.
+type Make = fn(&[(String, Var)], AdamWSettings) -> Result<AdamW>;
+
+fn train(make: Make, dtype: DType, device: &Device) -> Result<Trained> {
     let variables = SHAPES
         .iter()
         .zip(1..)

@@ -45,7 +45,7 @@ impl Spans {
     /// [`Self::new`], the last of which is kept: the layers of a model have one batch's.
     pub fn of(offsets: &Arc<[usize]>) -> Arc<Self> {
         thread_local! {
-            static LAST: RefCell<Option<(Arc<[usize]>, Arc<Spans>)>> = const { RefCell::new(None) };
+            static LAST: RefCell<Last> = const { RefCell::new(None) };
         }
         LAST.with_borrow_mut(|last| match last {
             Some((of, spans)) if Arc::ptr_eq(of, offsets) => spans.clone(),
@@ -57,6 +57,9 @@ impl Spans {
         })
     }
 }
+
+/// Offsets, and what was made of them.
+type Last = Option<(Arc<[usize]>, Arc<Spans>)>;
 
 /// Attention of some heads over some sequences.
 pub(crate) struct Attention<'a, D: Machine> {

@@ -37,9 +37,12 @@ fn shim_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim")
 }
 
+/// Where a library will be when it is compiled.
+type Slot = Arc<OnceLock<Arc<Library>>>;
+
 /// A kernel file, compiled once a process.
 fn library(file: &'static str) -> Arc<Library> {
-    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Arc<OnceLock<Arc<Library>>>>>> = OnceLock::new();
+    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Slot>>> = OnceLock::new();
     let mut libraries = LIBRARIES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let cell = libraries.entry(file).or_default().clone();
     drop(libraries);
@@ -202,15 +205,21 @@ fn run_once(
             Argument::Read(view) => (view.memory, view.offset, 0),
             Argument::Write(memory, offset) => (&**memory, *offset, 1),
             Argument::Null => {
-                (kinds.push(6), values.push(0), copies.push(None));
+                kinds.push(6);
+                values.push(0);
+                copies.push(None);
                 continue;
             }
             Argument::U32(value) => {
-                (kinds.push(7), values.push(u64::from(*value)), copies.push(None));
+                kinds.push(7);
+                values.push(u64::from(*value));
+                copies.push(None);
                 continue;
             }
             Argument::F32(value) => {
-                (kinds.push(8), values.push(u64::from(value.to_bits())), copies.push(None));
+                kinds.push(8);
+                values.push(u64::from(value.to_bits()));
+                copies.push(None);
                 continue;
             }
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use model::Qwen2;
-use sampler::{Finish, Rollout};
+use sampler::{Finish, Rollout, Times};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -155,7 +155,7 @@ fn add(row: Row, groups: &mut Vec<Recorded>) -> Result<(), String> {
     });
     // Neither the end of a response nor its weights matter to a step.
     let (tokens, finish) = (response.to_vec(), Finish::Stop);
-    group.rollouts.push(Rollout { tokens, log_probs, finish, weight_version: 0 });
+    group.rollouts.push(Rollout { tokens, log_probs, finish, weight_version: 0, times: Times::default() });
     Ok(())
 }
 
