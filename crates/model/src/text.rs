@@ -16,6 +16,8 @@ use serde_json::Value;
 use std::sync::Arc;
 use tokenizers::Tokenizer;
 
+/// Lines of a template, and bytes of each: minijinja counts both in 16 bits, and panics at the end of them.
+const TEMPLATE_SIDE: usize = 60_000;
 /// Steps that rendering one prompt may take: a template is a program of whoever made the model. Those of known models
 /// take a few hundred for one message.
 const TEMPLATE_STEPS: u64 = 1_000_000;
@@ -107,6 +109,9 @@ impl Text {
         let Some(template) = &self.template else {
             return Ok(message.into());
         };
+        if template.lines().any(|line| line.len() > TEMPLATE_SIDE) || template.lines().count() > TEMPLATE_SIDE {
+            return Err(Error::Template(format!("it has more than {TEMPLATE_SIDE} lines, or a line of more bytes")));
+        }
         let mut environment = Environment::new();
         environment.set_fuel(Some(TEMPLATE_STEPS));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -228,6 +233,14 @@ mod tests {
             "vocab": {"a": 0, "b": 1, "Ã": 2, "©": 3, "ä": 4, "¸": 5, "Ń": 6, "Ġ": 7}, "merges": []}}"#
             .into();
         Text::new(&files).unwrap()
+    }
+
+    #[test]
+    fn a_template_beyond_what_its_reader_can_count_is_refused() {
+        for template in [format!("{{{{ '{}", "a".repeat(70_000)), "\n".repeat(70_000) + "{{"] {
+            let text = Text::new(&Files { chat_template: Some(template), ..crate::embedded::files() }).unwrap();
+            assert!(matches!(text.render("hello"), Err(Error::Template(_))));
+        }
     }
 
     #[test]
