@@ -8,12 +8,12 @@
 
 Both compute in f32 on the CPU. `trainer score` scores every token but the first of the first --rows texts (a row's
 question and answer, or a row that `trainer generate --data` wrote); `trainer generate --temperature 0` answers the first
---prompts questions, --new-tokens tokens each. With --other FOLDER, transformers loads that folder instead: an export of
-what FOLDER holds. Exits with 1 when a log-prob differs by more than --tolerance or a response differs at all.
+--prompts questions, --new-tokens tokens each. With --other FOLDER, transformers loads that folder instead, say an export
+of what FOLDER holds. Exits with 1 when a log-prob differs by more than --tolerance or a response differs at all.
 
     trainer generate --model CHECKPOINT --data countdown --problems 16 > samples.jsonl
     trainer export CHECKPOINT OUT --dtype f32 --file-bytes 1000000
-    /tmp/parity/bin/python scripts/parity_model.py CHECKPOINT samples.jsonl --other OUT --prompts 0 --tolerance 1e-5
+    /tmp/parity/bin/python scripts/parity_model.py OUT samples.jsonl --prompts 0 --tolerance 1e-5
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::Heads;
-use crate::scaling::Rope;
+use crate::scaling::{Angles, Rope};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
@@ -101,6 +101,18 @@ impl Config {
             rms_norm_eps: file.rms_norm_eps.unwrap_or(1e-6),
             tied_head: file.tie_word_embeddings,
         })
+    }
+
+    /// The same file for other programs: without the keys of ours, which they would pass over. Only the rounding of the
+    /// rotary angles is one ([`crate::scaling::Angles`]).
+    ///
+    /// # Errors
+    /// When the text is no JSON object.
+    pub fn for_others(text: &str, path: &Path) -> Result<String> {
+        let mut file: serde_json::Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| Error::invalid(path, e))?;
+        file.remove(Angles::KEY);
+        Ok(format!("{:#}\n", Value::Object(file)))
     }
 
     /// Trainable numbers.

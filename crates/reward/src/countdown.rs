@@ -3,7 +3,7 @@
 
 use num_integer::Integer;
 
-use crate::verify::{GoldError, Reason, Verifier};
+use crate::verify::{GoldError, Reason, Verifier, excerpt};
 
 /// Longest answer read, in bytes; a Countdown expression is far shorter.
 const MAX_ANSWER_BYTES: usize = 1024;
@@ -44,7 +44,10 @@ impl Gold {
             let text = text.trim();
             let digits = !text.is_empty() && text.len() <= MAX_DIGITS && text.bytes().all(|b| b.is_ascii_digit());
             digits.then(|| text.parse::<i128>().ok()).flatten().ok_or_else(|| {
-                GoldError::malformed(gold, format!("`{text}` is not a whole number of at most {MAX_DIGITS} digits"))
+                GoldError::malformed(
+                    gold,
+                    format!("`{}` is not a whole number of at most {MAX_DIGITS} digits", excerpt(text)),
+                )
             })
         };
         let target = number(target)?;

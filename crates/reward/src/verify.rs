@@ -98,7 +98,7 @@ impl GoldError {
 }
 
 /// The first 80 characters, so that an error stays one line.
-fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut cut: String = text.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if cut.len() < text.len() {
         cut.push('…');

@@ -24,16 +24,16 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Plain angles of one base.
+    /// Plain angles of one base, in f32.
     pub fn new(head_dim: usize, base: f64, positions: usize) -> Self {
         Self::scaled(head_dim, &Rope::plain(base), positions)
     }
 
-    /// Angles are computed in f64 and rounded once.
+    /// Angles are rounded as the model says ([`crate::scaling::Angles`]), cosines and sines once.
     pub fn scaled(head_dim: usize, rope: &Rope, positions: usize) -> Self {
         let half = head_dim / 2;
-        let (frequencies, scale) = rope.frequencies(head_dim);
-        let angle = |i: usize| (i / half) as f64 * frequencies[i % half];
+        let (angle, scale) = rope.angles(head_dim);
+        let angle = |i: usize| angle(i / half, i % half);
         Self {
             half,
             cos: (0..positions * half).map(|i| (angle(i).cos() * scale) as f32).collect(),

@@ -1,10 +1,10 @@
-//! `trainer export`: a checkpoint as a folder that transformers and vLLM load.
+//! `trainer export`: a checkpoint as a folder that transformers and vLLM load, and that says nothing but what they read.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use model::weights;
+use model::{Config, weights};
 
 use super::ready;
 use crate::checkpoint;
@@ -25,7 +25,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         checkpoint::read(&args.checkpoint)?;
     }
     // Nothing is computed, so the type of the file is the type in memory.
-    let policy = Policy::load(name, args.dtype, &Device::Cpu)?;
+    let mut policy = Policy::load(name, args.dtype, &Device::Cpu)?;
+    let config = &mut policy.files.config;
+    *config = Config::for_others(config, &args.checkpoint)?;
     let dtype = Some(compute_type(args.dtype));
     weights::save_folder_in_files(&policy.model, &policy.files, &args.out, dtype, args.file_bytes)?;
     let dtype = match args.dtype {
