@@ -28,6 +28,7 @@ mod packing;
 pub mod pairs;
 mod product;
 pub mod sums;
+pub mod tiles;
 mod transpose;
 pub mod weights;
 

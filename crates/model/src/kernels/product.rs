@@ -9,6 +9,7 @@ use super::pairs;
 use super::vectorized;
 use super::weights::Element;
 use pulp::{Arch, Simd, WithSimd};
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -171,28 +172,11 @@ impl<'a> Product<'a> {
     /// # Safety
     /// As for [`Self::panels`].
     unsafe fn panel(&self, p: usize, panel: &[f32], x: &[f32]) {
-        let columns = self.columns(p);
         let k = panel.len() / PANEL;
         let rows = x.len() / k;
         let (row, depth) = if self.transposed { (1, rows) } else { (k, 1) };
-        let input = Input { data: x, rows, row, depth };
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the CPU has the instructions; the rest as the caller vouches.
-            unsafe { super::avx512::product(input, panel, columns) };
-            return;
-        } else if super::avx2::is_there() {
-            // SAFETY: as above.
-            unsafe { super::avx2::product(input, panel, columns) };
-            return;
-        }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            // SAFETY: as above.
-            unsafe { super::neon::product(input, panel, columns) };
-            return;
-        }
-        Arch::new().dispatch(Panel { x: input.data, panel, columns });
+        // SAFETY: as the caller vouches.
+        unsafe { multiply(Input { data: x, rows, row, depth }, panel, self.columns(p)) };
     }
 
     fn columns(&self, p: usize) -> Columns {
@@ -201,6 +185,35 @@ impl<'a> Product<'a> {
         let at = self.y.0.wrapping_add(self.rows.start * out + p * PANEL);
         Columns { at, stride: out, width: PANEL.min(out - p * PANEL), add: self.add }
     }
+}
+
+/// `columns = input panel`, `panel: [k, PANEL]`, or added to what is there.
+///
+/// # Safety
+/// `columns` has as many rows as `input`, and nobody else reads or writes these outputs of them.
+///
+/// # Panics
+/// When the input is shorter than its shape says, or `panel` is not whole rows.
+pub(super) unsafe fn multiply(input: Input, panel: &[f32], columns: Columns) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the CPU has the instructions; the rest as the caller vouches.
+        unsafe { super::avx512::product(input, panel, columns) };
+        return;
+    } else if super::avx2::is_there() {
+        // SAFETY: as above.
+        unsafe { super::avx2::product(input, panel, columns) };
+        return;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: as above.
+        unsafe { super::neon::product(input, panel, columns) };
+        return;
+    }
+    input.check(panel);
+    let x = input.gathered(panel.len() / PANEL);
+    Arch::new().dispatch(Panel { x: &x, panel, columns });
 }
 
 /// A matrix `[rows, k]` in memory: element `(r, d)` is `data[r * row + d * depth]`.
@@ -223,6 +236,14 @@ impl Input<'_> {
         let k = panel.len() / PANEL;
         let last = (self.rows.max(1) - 1) * self.row + (k.max(1) - 1) * self.depth;
         assert!(panel.len() == k * PANEL && (self.rows == 0 || last < self.data.len()), "a product of wrong shapes");
+    }
+
+    /// The same without gaps, rows of `k` elements.
+    fn gathered(&self, k: usize) -> Cow<'_, [f32]> {
+        if (self.row, self.depth) == (k, 1) {
+            return Cow::Borrowed(&self.data[..self.rows * k]);
+        }
+        (0..self.rows).flat_map(|row| (0..k).map(move |d| self.data[row * self.row + d * self.depth])).collect()
     }
 }
 

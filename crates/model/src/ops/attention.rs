@@ -1,14 +1,14 @@
 //! Causal grouped-query attention over packed sequences: `softmax(q k^T / sqrt(d)) v` within each sequence.
 //!
-//! The fused kernel in f32 goes by blocks of 64 queries, so that scores never take more than `[block, time]`;
-//! backward recomputes them (Dao et al. 2022, arXiv 2205.14135, has the formulas).
+//! The fused kernels go by blocks of queries, so that scores never take more than `[block, time]`; backward recomputes them
+//! (Dao et al. 2022, arXiv 2205.14135, has the formulas).
 
 mod narrow;
+mod wide;
 
 use super::{elements, fallbacks, fused, output, with_elements};
-use crate::kernels::gemm::{Dims, Mat, Write, gemm};
+use crate::kernels::map_tasks;
 use crate::kernels::packed::Compute;
-use crate::kernels::{map_tasks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 #[cfg(feature = "metal")]
@@ -20,9 +20,6 @@ use std::sync::OnceLock;
 
 /// The widest head that the CUDA kernels take.
 const WIDEST_ON_CUDA: usize = 256;
-
-/// Queries whose scores are held at a time.
-const QUERY_BLOCK: usize = 64;
 
 /// The head layout of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,23 +125,6 @@ struct Task {
     kv_head: usize,
 }
 
-/// A block of queries of one head, and the keys they may see.
-struct Block {
-    /// First query, counted in the sequence.
-    first: usize,
-    /// Queries.
-    rows: usize,
-    /// Keys: those of the sequence up to the last query.
-    keys: usize,
-}
-
-fn blocks(len: usize) -> impl Iterator<Item = Block> {
-    (0..len).step_by(QUERY_BLOCK).map(move |first| {
-        let rows = QUERY_BLOCK.min(len - first);
-        Block { first, rows, keys: first + rows }
-    })
-}
-
 impl Attention {
     fn tasks(&self) -> Vec<Task> {
         let spans = self.offsets.windows(2).filter(|w| w[1] > w[0]);
@@ -160,9 +140,9 @@ impl Attention {
         self.heads.query / self.heads.key_value
     }
 
-    /// Where the rows of a task's `head`-th query head start in `[tokens, query * dim]`.
-    fn query_offset(&self, task: &Task, head: usize) -> usize {
-        task.start * self.heads.query * self.heads.dim + (task.kv_head * self.group() + head) * self.heads.dim
+    /// Where the rows of a task's query heads start in `[tokens, query * dim]`.
+    fn query_offset(&self, task: &Task) -> usize {
+        (task.start * self.heads.query + task.kv_head * self.group()) * self.heads.dim
     }
 
     /// Where the rows of a task's key (or value) head start in `[tokens, key_value * dim]`.
@@ -170,50 +150,16 @@ impl Attention {
         task.start * self.heads.key_value * self.heads.dim + task.kv_head * self.heads.dim
     }
 
-    /// Softmax weights `[rows, keys]` of a block into `p`, rows that sum to one.
-    fn weights(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
-        let dims = Dims { m: block.rows, n: block.keys, k: self.heads.dim };
-        gemm(p, block.keys, q, k.t(), dims, Write::Set);
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
-        vectorized!({
-            for (row, p) in p.chunks_exact_mut(block.keys).enumerate() {
-                let (seen, hidden) = p.split_at_mut(block.first + row + 1);
-                let inverse = 1.0 / math::exp_shifted(seen, scale);
-                seen.iter_mut().for_each(|p| *p *= inverse);
-                hidden.fill(0.0);
-            }
-        });
-    }
-
     fn forward(&self, x: Inputs) -> Vec<f32> {
-        let Heads { query, key_value, dim } = self.heads;
-        let (q_stride, kv_stride) = (query * dim, key_value * dim);
+        let Heads { query, dim, .. } = self.heads;
         let tasks = self.tasks();
-        let parts = map_tasks(tasks.len(), |i| {
-            let task = &tasks[i];
-            if self.compute == Compute::Bf16 {
-                return self.gathered(task, x).group(self.heads).forward();
-            }
-            let stride = self.group() * dim;
-            let mut out = vec![0.0; task.len * stride];
-            let mut p = vec![0.0; QUERY_BLOCK * task.len];
-            let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
-            let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
-            for head in 0..self.group() {
-                for block in blocks(task.len) {
-                    let q = Mat::rows(&x.q[self.query_offset(task, head) + block.first * q_stride..], q_stride);
-                    let p = &mut p[..block.rows * block.keys];
-                    self.weights(q, k, &block, p);
-                    let dims = Dims { m: block.rows, n: dim, k: block.keys };
-                    let out = &mut out[block.first * stride + head * dim..];
-                    gemm(out, stride, Mat::rows(p, block.keys), v, dims, Write::Set);
-                }
-            }
-            out
+        let parts = map_tasks(tasks.len(), |i| match self.compute {
+            Compute::F32 => self.in_place(&tasks[i], x).forward(),
+            Compute::Bf16 => self.gathered(&tasks[i], x).group(self.heads).forward(),
         });
         let mut out = vec![0.0; x.q.len()];
         for (task, part) in tasks.iter().zip(parts) {
-            scatter(&part, self.group() * dim, &mut out[self.query_offset(task, 0)..], q_stride);
+            scatter(&part, self.group() * dim, &mut out[self.query_offset(task)..], query * dim);
         }
         out
     }
@@ -222,7 +168,10 @@ impl Attention {
         let Heads { query, key_value, dim } = self.heads;
         let tasks = self.tasks();
         let parts = map_tasks(tasks.len(), |i| match self.compute {
-            Compute::F32 => self.backward_task(&tasks[i], x, out, g),
+            Compute::F32 => {
+                let from = self.query_offset(&tasks[i]);
+                self.in_place(&tasks[i], x).backward(&out[from..], &g[from..])
+            }
             Compute::Bf16 => {
                 let of_queries = |rows| self.gathered_queries(&tasks[i], rows);
                 self.gathered(&tasks[i], x).group(self.heads).backward(&of_queries(out), &of_queries(g))
@@ -230,62 +179,11 @@ impl Attention {
         });
         let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
         for (task, [q, k, v]) in tasks.iter().zip(parts) {
-            scatter(&q, self.group() * dim, &mut dq[self.query_offset(task, 0)..], query * dim);
+            scatter(&q, self.group() * dim, &mut dq[self.query_offset(task)..], query * dim);
             scatter(&k, dim, &mut dk[self.key_offset(task)..], key_value * dim);
             scatter(&v, dim, &mut dv[self.key_offset(task)..], key_value * dim);
         }
         [dq, dk, dv]
-    }
-
-    /// `dV = P^T dO`, `dP = dO V^T`, `dS = P (dP - rowsum(dO O)) / sqrt(d)`, `dQ = dS K`, `dK = dS^T Q`.
-    fn backward_task(&self, task: &Task, x: Inputs, out: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
-        let Heads { query, key_value, dim } = self.heads;
-        let (q_stride, kv_stride, stride) = (query * dim, key_value * dim, self.group() * dim);
-        let k = Mat::rows(&x.k[self.key_offset(task)..], kv_stride);
-        let v = Mat::rows(&x.v[self.key_offset(task)..], kv_stride);
-        let mut dq = vec![0.0; task.len * stride];
-        let (mut dk, mut dv) = (vec![0.0; task.len * dim], vec![0.0; task.len * dim]);
-        let (mut p, mut dp) = (vec![0.0; QUERY_BLOCK * task.len], vec![0.0; QUERY_BLOCK * task.len]);
-        for head in 0..self.group() {
-            for block in blocks(task.len) {
-                let Block { first, rows, keys } = block;
-                let at = self.query_offset(task, head) + first * q_stride;
-                let (q, go) = (Mat::rows(&x.q[at..], q_stride), Mat::rows(&g[at..], q_stride));
-                let (p, dp) = (&mut p[..rows * keys], &mut dp[..rows * keys]);
-                self.weights(q, k, &block, p);
-                let over_rows = Dims { m: keys, n: dim, k: rows };
-                gemm(&mut dv, dim, Mat::rows(p, keys).t(), go, over_rows, Write::Add);
-                gemm(dp, keys, go, v.t(), Dims { m: rows, n: keys, k: dim }, Write::Set);
-                self.score_gradient(p, dp, keys, |row| {
-                    let at = at + row * q_stride;
-                    (&out[at..at + dim], &g[at..at + dim])
-                });
-                let dims = Dims { m: rows, n: dim, k: keys };
-                gemm(&mut dq[first * stride + head * dim..], stride, Mat::rows(dp, keys), k, dims, Write::Set);
-                gemm(&mut dk, dim, Mat::rows(dp, keys).t(), q, over_rows, Write::Add);
-            }
-        }
-        [dq, dk, dv]
-    }
-
-    /// `dp` becomes `dS`; `row` gives a query's output and the gradient of it.
-    fn score_gradient<'a>(
-        &self,
-        p: &[f32],
-        dp: &mut [f32],
-        keys: usize,
-        row: impl Fn(usize) -> (&'a [f32], &'a [f32]),
-    ) {
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
-        vectorized!({
-            for (i, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
-                let (out, g) = row(i);
-                let delta = math::dot(out, g);
-                for (d, &p) in dp.iter_mut().zip(p) {
-                    *d = p * (*d - delta) * scale;
-                }
-            }
-        });
     }
 }
 
@@ -303,6 +201,11 @@ impl Gathered {
 }
 
 impl Attention {
+    fn in_place<'a>(&self, task: &Task, x: Inputs<'a>) -> wide::Group<'a> {
+        let (queries, keys) = (self.query_offset(task), self.key_offset(task));
+        wide::Group { q: &x.q[queries..], k: &x.k[keys..], v: &x.v[keys..], len: task.len, heads: self.heads }
+    }
+
     fn gathered(&self, task: &Task, x: Inputs) -> Gathered {
         let Heads { key_value, dim, .. } = self.heads;
         let of_keys = |rows: &[f32]| gather(&rows[self.key_offset(task)..], dim, key_value * dim, task.len);
@@ -311,7 +214,7 @@ impl Attention {
 
     fn gathered_queries(&self, task: &Task, rows: &[f32]) -> Vec<f32> {
         let Heads { query, dim, .. } = self.heads;
-        gather(&rows[self.query_offset(task, 0)..], self.group() * dim, query * dim, task.len)
+        gather(&rows[self.query_offset(task)..], self.group() * dim, query * dim, task.len)
     }
 }
 
