@@ -23,6 +23,11 @@ pub trait Backend {
     /// The model's shape.
     fn config(&self) -> &Config;
 
+    /// Rows at a time from which on a token does not become cheaper; none where every row helps.
+    fn enough_rows(&self) -> Option<usize> {
+        None
+    }
+
     /// Bytes of one block of the cache.
     fn block_bytes(&self) -> usize;
 
@@ -85,6 +90,10 @@ impl Backend for Packed {
 
     fn config(&self) -> &Config {
         self.decoder.config()
+    }
+
+    fn enough_rows(&self) -> Option<usize> {
+        self.decoder.enough_rows()
     }
 
     fn block_bytes(&self) -> usize {

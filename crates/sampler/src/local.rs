@@ -15,9 +15,9 @@ use std::time::Instant;
 /// What the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows decoded at once, at least one.
+    /// Rows decoded at once, at least one; fewer are where more would not help ([`model::decode::enough_rows`]).
     pub max_rows: usize,
-    /// Bytes of the key-value cache; `None` takes what `max_rows` need, of a device's memory at most what is free.
+    /// Bytes of the key-value cache; `None` takes what the rows need, of a device's memory at most what is free.
     pub cache_bytes: Option<u64>,
 }
 
@@ -157,6 +157,11 @@ impl Local {
 }
 
 impl<B: Backend> Running<B> {
+    /// Rows at a time: what is allowed, or fewer where more would not help.
+    fn rows(&self, limits: Limits) -> usize {
+        limits.max_rows.min(self.backend.enough_rows().unwrap_or(usize::MAX))
+    }
+
     /// A cache for these requests: as many blocks as they need at once, or as are allowed.
     fn pool(&mut self, limits: Limits, requests: &[Request]) -> Result<Pool<B::Store>> {
         let config = self.backend.config();
@@ -168,10 +173,11 @@ impl<B: Backend> Running<B> {
                 "{capacity} tokens are beyond the model's limit of {limit}; {message}"
             )));
         }
-        let mut blocks = limits.max_rows.min(requests.len()).max(1) * blocks_for(capacity);
+        let rows = self.rows(limits);
+        let mut blocks = rows.min(requests.len()).max(1) * blocks_for(capacity);
         // What the last call took counts as free: it is used again, or given back first.
         let held = self.pool.as_ref().map_or(0, |pool| self.backend.held(pool.store()));
-        let room = self.backend.room(limits.max_rows)?.map(|room| room.saturating_add(held));
+        let room = self.backend.room(rows)?.map(|room| room.saturating_add(held));
         let allowed = match (limits.cache_bytes, room) {
             (Some(limit), Some(room)) => Some(limit.min(room)),
             (limit, room) => limit.or(room),
@@ -202,11 +208,12 @@ impl<B: Backend> Running<B> {
 
     fn generate(&mut self, call: Call) -> Result<(Vec<Rollout>, Work)> {
         let mut pool = self.pool(call.limits, call.requests)?;
+        let max_rows = self.rows(call.limits);
         let tools = Tools {
             backend: &mut self.backend,
             pool: &mut pool,
             sampling: call.sampling,
-            max_rows: call.limits.max_rows,
+            max_rows,
             batching: call.batching,
             started: call.started,
             weight_version: call.version,

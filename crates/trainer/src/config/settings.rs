@@ -253,7 +253,7 @@ pub struct Sampler {
     /// What the products of generation are computed in, on the CPU. In bf16 they take half the time where the CPU
     /// multiplies bf16, in eight bits (`int8`) a quarter, and the log-probs differ from those of training.
     pub compute: Compute,
-    /// Rows decoded at once, at least 1.
+    /// Rows decoded at once, at least 1; on the CPU at most [those that help](model::decode::enough_rows).
     pub max_rows: usize,
     /// What the key-value cache may take, such as `4GiB`; none lets the sampler take what `max_rows` need, of a GPU's
     /// memory at most what is free.

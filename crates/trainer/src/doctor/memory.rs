@@ -1,12 +1,13 @@
 //! How much memory a run needs, estimated from the model's shape and the settings before anything is loaded.
 
 use model::config::Config as Shape;
+use model::decode::enough_rows;
 use model::lora;
 use model::ops::head_workspace_bytes;
 
 use sampler::Compute;
 
-use super::machine::Memory;
+use super::machine::{self, Memory};
 use crate::config::{Config, DeviceChoice, Dtype};
 
 /// Bytes of an f32 and of a bf16.
@@ -204,6 +205,7 @@ pub fn estimate(shape: &Shape, config: &Config, device: DeviceChoice) -> Need {
     let phase = during(Phase::Rollouts, device);
     let parameters = shape.parameters() as u64;
     let width = if config.model.dtype == Dtype::Bf16 { BF16 } else { F32 };
+    let mut rows = rows(config);
     if !gpu {
         let (bytes, formula) = match config.sampler.compute {
             // The head stays in bf16.
@@ -217,15 +219,17 @@ pub fn estimate(shape: &Shape, config: &Config, device: DeviceChoice) -> Need {
             }
         };
         need.add("sampler's copy", Phase::Always, bytes, formula);
+        let threads = config.run.threads.unwrap_or_else(machine::threads);
+        let weights = usize::try_from(bytes).unwrap_or(usize::MAX);
+        rows = rows.min(enough_rows(weights, threads).map_or(u64::MAX, |rows| rows as u64));
     }
     if config.reference.is_used() && lora.is_none() {
         let width = if shape.parameters() > NARROW_REFERENCE_ABOVE { BF16 } else { width };
         let formula = format!("parameters x {width} (reference.track above 0)");
         need.add("reference", Phase::Always, width * parameters, formula);
     }
-    let (bytes, formula) = cache(shape, config, if gpu { width } else { F32 });
+    let (bytes, formula) = cache(shape, config, rows, if gpu { width } else { F32 });
     need.add("key-value cache", phase, bytes, formula);
-    let rows = rows(config);
     let logits = F32 * rows * shape.vocab_size as u64;
     need.add("logits", phase, logits, format!("of {rows} rows"));
     if gpu {
@@ -272,16 +276,15 @@ pub fn longest_sequence(config: &Config) -> usize {
     config.data.max_prompt_tokens.saturating_add(budget.max(config.evaluate.max_tokens.unwrap_or(0)))
 }
 
-/// Rows generated at once.
+/// Rows that may be generated at once.
 fn rows(config: &Config) -> u64 {
     let sampler = &config.sampler;
     sampler.max_rows.min(sampler.prompts_per_step.saturating_mul(sampler.group_size)) as u64
 }
 
-/// Of numbers of `width` bytes.
-fn cache(shape: &Shape, config: &Config, width: u64) -> (u64, String) {
+/// Of so many rows, of numbers of `width` bytes.
+fn cache(shape: &Shape, config: &Config, rows: u64, width: u64) -> (u64, String) {
     let sampler = &config.sampler;
-    let rows = rows(config);
     let length = longest_sequence(config) as u64;
     let wanted = rows.saturating_mul(length).saturating_mul(width * shape.cache_per_token() as u64);
     match sampler.cache_bytes() {
