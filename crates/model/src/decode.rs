@@ -62,7 +62,7 @@ pub enum Compute {
 /// Bytes of weights from which on the threads share each product instead of the rows: more than a core's own cache holds.
 const LARGE: usize = 8 << 20;
 
-/// Rows for each thread whose products are as fast as those of more, of weights that are not [`LARGE`].
+/// Rows for each thread whose products are as fast as those of more, of weights that are not `LARGE`.
 const ENOUGH_ROWS: usize = 16;
 
 /// Rows at a time from which on a token does not become cheaper, for so many bytes of packed weights; none where every row

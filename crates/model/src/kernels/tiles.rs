@@ -1,7 +1,7 @@
 //! Products of strided matrices on the calling thread, of which the right one is packed once for several of them: what
 //! attention multiplies.
 //!
-//! [`gemm`] packs both sides in every call, which took as long as the multiplications of attention's narrow matrices. The sums
+//! [`gemm()`] packs both sides in every call, which took as long as the multiplications of attention's narrow matrices. The sums
 //! are the same to the bit, for up to 512 terms: in order, and added to what is there at their end.
 
 use super::gemm::{Dims, Mat, Write, gemm};
@@ -13,7 +13,7 @@ use super::vectorized;
 /// Rows whose sums are held before they are added to what is there.
 const ROWS: usize = 64;
 
-/// Outputs up to which a product is left to [`gemm`], whose loops are made for small ones.
+/// Outputs up to which a product is left to [`gemm()`], whose loops are made for small ones.
 const SMALL: usize = 256;
 
 /// A matrix `b: [k, n]`, as it lies and in panels of [`PANEL`] columns.
