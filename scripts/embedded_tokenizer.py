@@ -115,6 +115,8 @@ def model_config():
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
+        # Trained on exact angles: a key of ours, see model/src/scaling.rs.
+        "rope_angles": "float64",
         "tie_word_embeddings": True,
         "use_sliding_window": False,
         "use_cache": True,
