@@ -4,13 +4,14 @@
 //! last token. Rows are shared out over the threads for the whole depth of the model, so a step synchronises once.
 //! The twin is [`crate::qwen2::Qwen2::scores`]: a test holds that both give the same log-probabilities.
 
+use crate::block::Projection;
 use crate::cache::{LANES, Part, Sequence};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernels::{for_each_chunk, math, may_fork, vectorized};
 use crate::ops::{Heads, RopeTable};
 use crate::packed_model::{Matrix, PackedProjection, Rows, bias, pack_head, values};
-use crate::qwen2::{Projection, Qwen2};
+use crate::qwen2::Qwen2;
 use candle_core::DType;
 use rayon::prelude::*;
 use std::borrow::Cow;

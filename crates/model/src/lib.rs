@@ -8,6 +8,8 @@
 // Whatever users, files and servers say, the program ends with a message and not with a panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod backward;
+mod block;
 pub mod cache;
 pub mod config;
 pub mod decode;
@@ -23,7 +25,7 @@ pub mod lora;
 pub mod ops;
 mod packed_model;
 pub mod qwen2;
-pub mod recompute;
+
 pub mod scaling;
 pub mod selftest;
 pub mod shards;

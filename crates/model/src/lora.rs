@@ -154,6 +154,18 @@ impl Adapter {
         Ok(linear(&(down * self.scale)?, &self.b.to_dtype(x.dtype())?, None, Compute::F32)?)
     }
 
+    /// The gradients of [`Self::apply`]'s `x`, `A` and `B` for the gradient `g: [tokens, out]` of its value, without a graph.
+    pub fn gradients(&self, x: &Tensor, g: &Tensor) -> Result<[Tensor; 3]> {
+        let (a, b) = (self.a.to_dtype(x.dtype())?, self.b.to_dtype(x.dtype())?);
+        let down = (linear(x, &a.detach(), None, Compute::F32)? * self.scale)?;
+        let up = linear::gradients(&down, &b, None, g, Compute::F32)?;
+        let down = linear::gradients(x, &a, None, &(up.x * self.scale)?, Compute::F32)?;
+        match (down.w, up.w) {
+            (Some(da), Some(db)) => Ok([down.x, da, db]),
+            _ => Err(Error::Unsupported("adapters that are not trained have no gradient".into())),
+        }
+    }
+
     /// What is added to the weights, `[out, in]` in f32.
     pub fn delta(&self) -> Result<Tensor> {
         Ok((self.b.detach().matmul(&self.a.detach())? * self.scale)?)

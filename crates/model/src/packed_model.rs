@@ -1,6 +1,7 @@
 //! A model's projections and embedding as the decoder wants them: packed, in the type of the weights, with adapters beside
 //! them.
 
+use crate::block::Projection;
 use crate::decode::Compute;
 use crate::error::{Error, Result};
 use crate::kernels::int8::Int8;
@@ -8,7 +9,7 @@ use crate::kernels::packed::Packed;
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{math, vectorized};
 use crate::ops::{with_elements, with_weights};
-use crate::qwen2::{Projection, Qwen2};
+use crate::qwen2::Qwen2;
 use candle_core::{DType, Tensor};
 use half::bf16;
 

@@ -3,60 +3,17 @@
 //! Sequences lie one behind the other in `[tokens, hidden]`; nothing is padded. [`Qwen2::detached`] gives a second view of
 //! the same storage that builds no graph, and sees each update of the optimiser at once.
 
+use crate::block::{Layer, Projection};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernels::packed::Compute;
-use crate::lora::{self, Adapter, Adapters};
-use crate::ops::attention::Form;
-use crate::ops::linear::gradient_of_linear;
+use crate::lora::{self, Adapters};
 use crate::ops::log_prob::Scored;
-use crate::ops::{HeadScores, RopeTable, attention, embedding, linear, log_prob, rms_norm, rope, swiglu};
+use crate::ops::{HeadScores, RopeTable, embedding, log_prob, rms_norm};
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The weights of one decoder block, named as in the checkpoint.
-pub(crate) struct Layer {
-    pub input_norm: Tensor,
-    pub q: Projection,
-    pub k: Projection,
-    pub v: Projection,
-    /// Norms of each head of the queries and of the keys, `[dim]`.
-    pub qk_norm: Option<(Tensor, Tensor)>,
-    pub o: Projection,
-    pub post_norm: Tensor,
-    pub gate: Projection,
-    pub up: Projection,
-    pub down: Projection,
-}
-
-/// A linear layer: `weight: [out, in]`, `bias: [out]`.
-pub(crate) struct Projection {
-    pub weight: Tensor,
-    pub bias: Option<Tensor>,
-    pub adapter: Option<Adapter>,
-}
-
-impl Projection {
-    /// `x: [tokens, in]` -> `[tokens, out]`.
-    fn apply(&self, x: &Tensor, compute: Compute) -> Result<Tensor> {
-        let y = linear(x, &self.weight, self.bias.as_ref(), compute)?;
-        self.adapted(y, x)
-    }
-
-    /// What only the gradients of [`Self::apply`] are wanted of; there is no bias.
-    fn gradient_of(&self, x: &Tensor, compute: Compute) -> Result<Tensor> {
-        self.adapted(gradient_of_linear(x, &self.weight, compute)?, x)
-    }
-
-    fn adapted(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
-        match &self.adapter {
-            Some(adapter) => Ok((y + adapter.apply(x)?)?),
-            None => Ok(y),
-        }
-    }
-}
 
 /// A decoder-only transformer with grouped-query attention, RoPE, SwiGLU and RMSNorm.
 pub struct Qwen2 {
@@ -77,9 +34,6 @@ pub struct Qwen2 {
     pub(crate) head: Option<Tensor>,
     pub(crate) rope: RopeTable,
 }
-
-/// Mixes the values of each row's positions by its queries and keys.
-pub(crate) type Attend<'a> = &'a dyn Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
 
 /// What a view is made of.
 struct Parts {
@@ -375,64 +329,6 @@ impl Qwen2 {
         Ok(if self.device.is_cpu() { rows.to_dtype(DType::F32)? } else { rows })
     }
 
-    /// One decoder block over the residual stream.
-    pub(crate) fn block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        let (x, gated) = self.block_before_last(index, x, batch)?;
-        Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
-    }
-
-    /// One decoder block, a row a token, whose queries, keys and values are mixed by `attend`; rotated by their `positions`
-    /// before, unless there are none.
-    pub(crate) fn block_with(
-        &self,
-        index: usize,
-        x: &Tensor,
-        positions: Option<&Arc<[u32]>>,
-        attend: Attend,
-    ) -> Result<Tensor> {
-        let (x, gated) = self.before_last(index, x, positions, attend)?;
-        Ok((x + self.layers[index].down.apply(&gated, self.compute)?)?)
-    }
-
-    /// What only the gradients of [`Self::block`] are wanted of: the last product is not made.
-    pub(crate) fn gradient_of_block(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        let (x, gated) = self.block_before_last(index, x, batch)?;
-        Ok((x + self.layers[index].down.gradient_of(&gated, self.compute)?)?)
-    }
-
-    /// The residual stream after attention, and the input of the block's last product.
-    fn block_before_last(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<(Tensor, Tensor)> {
-        let heads = self.config.heads;
-        self.before_last(index, x, Some(&batch.positions), &|q, k, v| {
-            Ok(attention(q, k, v, Form { heads, compute: self.compute }, &batch.offsets)?)
-        })
-    }
-
-    /// The same, with any way to attend.
-    fn before_last(
-        &self,
-        index: usize,
-        x: &Tensor,
-        positions: Option<&Arc<[u32]>>,
-        attend: Attend,
-    ) -> Result<(Tensor, Tensor)> {
-        let (eps, layer, compute) = (self.config.rms_norm_eps, &self.layers[index], self.compute);
-        let normed = rms_norm(x, &layer.input_norm, eps)?;
-        let (mut q, mut k) = (layer.q.apply(&normed, compute)?, layer.k.apply(&normed, compute)?);
-        if let Some((q_norm, k_norm)) = &layer.qk_norm {
-            (q, k) = (norm_heads(&q, q_norm, eps)?, norm_heads(&k, k_norm, eps)?);
-        }
-        if let Some(positions) = positions {
-            (q, k) = (rope(&q, &self.rope, positions)?, rope(&k, &self.rope, positions)?);
-        }
-        let v = layer.v.apply(&normed, compute)?;
-        let mixed = attend(&q, &k, &v)?;
-        let x = (x + layer.o.apply(&mixed, compute)?)?;
-        let normed = rms_norm(&x, &layer.post_norm, eps)?;
-        let gated = swiglu(&layer.gate.apply(&normed, compute)?, &layer.up.apply(&normed, compute)?)?;
-        Ok((x, gated))
-    }
-
     /// The norm between the last block and the head.
     pub(crate) fn last_norm(&self, x: &Tensor) -> Result<Tensor> {
         Ok(rms_norm(x, &self.norm, self.config.rms_norm_eps)?)
@@ -462,13 +358,6 @@ impl Qwen2 {
         let x = blocks.into_iter().try_fold(self.embed(batch)?, |x, i| self.block(i, &x, batch))?;
         self.head_scores(&x, batch, temperature)
     }
-}
-
-/// RMSNorm of each head: `x: [tokens, heads * dim]`, `w: [dim]`.
-fn norm_heads(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    let ((tokens, width), dim) = (x.dims2()?, w.dim(0)?);
-    let heads = x.reshape((tokens * width / dim, dim))?;
-    Ok(rms_norm(&heads, w, eps)?.reshape((tokens, width))?)
 }
 
 /// Names and shapes of every tensor of a checkpoint, in the order of the forward pass.

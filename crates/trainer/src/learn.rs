@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use model::Qwen2;
+use model::backward::Pass;
 use sampler::Rollout;
 
 use crate::advantage::has_signal;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::loss::{self, Clip, LossMetrics, LossSettings, policy_loss, sequence_weights};
 use crate::metrics::LearningFigures;
 use crate::optimizer::{AdamW, Gradients, NotFinite};
-use crate::update::{self, Pass, Sequence};
+use crate::update::{self, Sequence};
 use example::{Example, Tokens};
 
 /// The rollouts of one problem, one value each in every list.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
+use model::backward::Pass;
 use model::{Config as Shape, Files, Qwen2, Source, Text, embedded, init, weights};
 use sampler::{Engine, Limits, Local, Sampling};
 use schedule::{Decay, LearningRate};
@@ -17,7 +18,7 @@ use crate::evaluate::{self, Label};
 use crate::metrics::EvalRow;
 use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::open_device;
-use crate::update::{self, Pass, Sequence};
+use crate::update::{self, Sequence};
 
 /// Tokens of one micro-batch: small enough to stay near the cache, large enough for the products.
 const MICRO_BATCH_TOKENS: usize = 2048;

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
+use model::backward::{self, Pass};
 use model::ops::HeadScores;
-use model::{PackedBatch, Qwen2, recompute};
+use model::{PackedBatch, Qwen2};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -77,15 +78,6 @@ fn side_by_side(model: &Qwen2) -> bool {
     model.device().is_cpu() && gradient_bytes(model) * rayon::current_num_threads() <= GRADIENTS_IN_FLIGHT
 }
 
-/// How a loss is differentiated.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pass {
-    /// Of the distribution whose log-probs the loss takes.
-    pub temperature: f64,
-    /// Recompute each block in the backward pass; `None` does so above the size of the embedded policy.
-    pub recompute: Option<bool>,
-}
-
 /// Sums the gradients of `loss(range, scores)` over the micro-batches (sequences, and the ranges of them) in `sum`, and
 /// returns what else each gave, in order.
 ///
@@ -136,13 +128,7 @@ fn differentiate<T>(
     sum: &mut Gradients,
 ) -> Result<T> {
     let batch = pack(&sequences[range.clone()]);
-    if pass.recompute.unwrap_or(model.config().parameters() > recompute::BY_DEFAULT_ABOVE) {
-        let loss = |scores: &HeadScores| loss(range, scores);
-        return recompute::backward(model, &batch, pass.temperature, loss, sum);
-    }
-    let (loss, other) = loss(range, &model.scores(&batch, pass.temperature)?)?;
-    sum.accumulate(&loss.backward()?)?;
-    Ok(other)
+    backward::gradients(model, &batch, pass, |scores| loss(range, scores), sum)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use super::Draws;
 use super::plan::Plan;
+use crate::block::{Layer, Projection};
 use crate::cache::LANES;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::ops::cuda::decode::{self, Cached, Place};
 use crate::ops::cuda::decode_attention::{self, Reads};
 use crate::ops::cuda::{Machine, Product, Target, View, rms_norm, sample};
 use crate::ops::sample::Distribution;
-use crate::qwen2::{Layer, Projection, Qwen2};
+use crate::qwen2::Qwen2;
 use candle_core::{DType, Tensor};
 use std::ops::Range;
 

@@ -35,7 +35,29 @@ pub struct Heads {
 /// `q: [tokens, query * dim]`, `k, v: [tokens, key_value * dim]`, sequences `offsets[i]..offsets[i + 1]` of the tokens
 /// -> `[tokens, query * dim]`. `form.compute` is for f32 activations on the CPU; elsewhere it is as in [`composed`] in f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[usize]>) -> Result<Tensor> {
-    let Form { heads, compute } = form;
+    check([q, k, v], form.heads, offsets)?;
+    if has_kernel(q, form.heads) {
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention::new(form, offsets));
+    }
+    fallbacks::note("attention");
+    composed(q, k, v, form.heads, offsets)
+}
+
+/// The same without a graph, and the operation for its [`Attention::gradients`]; where [`has_kernel`] says that it has one.
+pub(crate) fn kept(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    form: Form,
+    offsets: &Arc<[usize]>,
+) -> Result<(Tensor, Attention)> {
+    check([q, k, v], form.heads, offsets)?;
+    let op = Attention::new(form, offsets);
+    let mixed = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op)?;
+    Ok((mixed, op))
+}
+
+fn check([q, k, v]: [&Tensor; 3], heads: Heads, offsets: &[usize]) -> Result<()> {
     let tokens = q.dim(0)?;
     if offsets.first() != Some(&0) || offsets.last() != Some(&tokens) || offsets.windows(2).any(|w| w[0] > w[1]) {
         bail!("attention: sequence offsets do not cover the {tokens} tokens in order");
@@ -44,22 +66,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: Form, offsets: &Arc<[
     {
         bail!("attention: q {:?}, k {:?}, v {:?} do not fit {heads:?}", q.dims(), k.dims(), v.dims());
     }
-    if fused(q) && has_kernel(q, heads) {
-        let op = Attention {
-            heads,
-            compute,
-            offsets: offsets.clone(),
-            #[cfg(any(feature = "cuda", feature = "metal"))]
-            log_sums: OnceLock::new(),
-        };
-        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
-    }
-    fallbacks::note("attention");
-    composed(q, k, v, heads, offsets)
+    Ok(())
 }
 
-/// Whether the kernel of the device of `q` takes heads of this shape.
-fn has_kernel(q: &Tensor, heads: Heads) -> bool {
+/// Whether there is a kernel for heads of this shape on the device and in the type of `q`.
+pub(crate) fn has_kernel(q: &Tensor, heads: Heads) -> bool {
+    if !fused(q) {
+        return false;
+    }
     #[cfg(feature = "metal")]
     if q.device().is_metal() {
         return super::metal::attention::fits(heads);
@@ -101,7 +115,8 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, offsets: &[usi
     Tensor::cat(&outputs, 0)?.to_dtype(q.dtype())
 }
 
-struct Attention {
+/// Attention over given sequences.
+pub(crate) struct Attention {
     heads: Heads,
     compute: Compute,
     offsets: Arc<[usize]>,
@@ -126,6 +141,16 @@ struct Task {
 }
 
 impl Attention {
+    fn new(form: Form, offsets: &Arc<[usize]>) -> Self {
+        Self {
+            heads: form.heads,
+            compute: form.compute,
+            offsets: offsets.clone(),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            log_sums: OnceLock::new(),
+        }
+    }
+
     fn tasks(&self) -> Vec<Task> {
         let spans = self.offsets.windows(2).filter(|w| w[1] > w[0]);
         spans
@@ -296,6 +321,14 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dq, dk, dv] = self.gradients([q, k, v], out, g)?;
+        Ok((Some(dq), Some(dk), Some(dv)))
+    }
+}
+
+impl Attention {
+    /// Gradients of `q`, `k` and `v` for the gradient `g` of the value `out`, which this very operation gave.
+    pub(crate) fn gradients(&self, [q, k, v]: [&Tensor; 3], out: &Tensor, g: &Tensor) -> Result<[Tensor; 3]> {
         #[cfg(feature = "cuda")]
         if q.device().is_cuda() {
             use super::cuda::{attention, device};
@@ -306,16 +339,15 @@ impl CustomOp3 for Attention {
                 attention.backward(out, log_sums, g)
             })?;
             let [dq, dk, dv] = gradients;
-            let wrap = |memory, like: &Tensor| Some(device::tensor(memory, like.shape()));
-            return Ok((wrap(dq, q), wrap(dk, k), wrap(dv, v)));
+            let wrap = |memory, like: &Tensor| device::tensor(memory, like.shape());
+            return Ok([wrap(dq, q), wrap(dk, k), wrap(dv, v)]);
         }
         #[cfg(feature = "metal")]
         if q.device().is_metal() {
             let Some(lse) = self.log_sums.get() else { bail!("attention: a backward without a forward") };
             let (heads, offsets) = (self.heads, &*self.offsets);
             let op = super::metal::tensors::backward::Attention { inputs: [q, k, v], out, lse, heads, offsets };
-            let [dq, dk, dv] = op.gradients(g)?;
-            return Ok((Some(dq), Some(dk), Some(dv)));
+            return op.gradients(g);
         }
         let name = "attention";
         let [dq, dk, dv] = with_elements(q, name, |q| {
@@ -327,8 +359,8 @@ impl CustomOp3 for Attention {
                 })
             })
         })?;
-        let wrap = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
-        Ok((wrap(dq, q)?, wrap(dk, k)?, wrap(dv, v)?))
+        let wrap = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        Ok([wrap(dq, q)?, wrap(dk, k)?, wrap(dv, v)?])
     }
 }
 

@@ -21,7 +21,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) -> R
         fallbacks::note("linear");
         return composed(x, w, b, compute);
     }
-    let (x, op) = (x.contiguous()?, Linear { compute, value: true });
+    let (x, op) = (x.contiguous()?, Linear { compute });
     match b {
         Some(b) => x.apply_op3(&typed(w, &x)?, &typed(b, &x)?, op),
         None => x.apply_op2(&typed(w, &x)?, op),
@@ -33,13 +33,29 @@ fn typed(w: &Tensor, x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() { Ok(w.clone()) } else { w.to_dtype(x.dtype()) }
 }
 
-/// What only the gradients of [`linear`] are wanted of: its value is zeros where the fused op runs.
-pub(crate) fn gradient_of_linear(x: &Tensor, w: &Tensor, compute: Compute) -> Result<Tensor> {
-    if !fused(x) {
-        fallbacks::note("linear");
-        return composed(x, w, None, compute);
+/// The gradients of [`linear`]'s inputs.
+pub(crate) struct LinearGradients {
+    pub x: Tensor,
+    /// Of the weights, if they are trained.
+    pub w: Option<Tensor>,
+    /// Of the bias, if it is trained.
+    pub b: Option<Tensor>,
+}
+
+/// What [`linear`] hands back for the gradient `g: [tokens, out]` of its value, where its kernels run: without a graph.
+pub(crate) fn gradients(
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    g: &Tensor,
+    compute: Compute,
+) -> Result<LinearGradients> {
+    let (dx, dw) = Linear { compute }.gradients(x, &typed(w, x)?, g, [true, w.track_op()])?;
+    let db = b.filter(|b| b.track_op()).map(|b| bias_gradient(g, b)).transpose()?;
+    match dx {
+        Some(x) => Ok(LinearGradients { x, w: dw, b: db }),
+        None => bail!("linear: no gradient of the input"),
     }
-    x.contiguous()?.apply_op2(&typed(w, x)?, Linear { compute, value: false })
 }
 
 /// The same of plain tensor ops, on any device.
@@ -58,8 +74,6 @@ pub fn composed(x: &Tensor, w: &Tensor, b: Option<&Tensor>, compute: Compute) ->
 
 struct Linear {
     compute: Compute,
-    /// Whether the forward pass computes anything.
-    value: bool,
 }
 
 impl CustomOp2 for Linear {
@@ -69,35 +83,23 @@ impl CustomOp2 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, out, inner) = sizes(lx, lw)?;
-        if !self.value {
-            return Ok(output(vec![0.0; tokens * out], (tokens, out)));
-        }
         let (x, w) = (elements(x, lx, "linear")?, weights(w, lw, "linear")?);
         Ok(output(self.forward(x, w, None, (inner, out)), (tokens, out)))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
-        if !self.value {
-            use super::cuda::{Machine, device::Gpu};
-            let (tokens, out, _) = sizes(lx, lw)?;
-            let zeros = Gpu::new(&x.device).zeros(x.dtype(), tokens * out)?;
-            return Ok((zeros, (tokens, out).into()));
-        }
         on_cuda((x, lx), (w, lw), None)
     }
 
     #[cfg(feature = "metal")]
     fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
-        let (tokens, out, _) = sizes(lx, lw)?;
-        if !self.value {
-            return super::metal::tensors::forward::zeros(x, (tokens, out));
-        }
+        sizes(lx, lw)?;
         super::metal::tensors::forward::linear((x, lx), (w, lw), None)
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, w, g)
+        self.gradients(x, w, g, [x.track_op(), w.track_op()])
     }
 }
 
@@ -158,23 +160,25 @@ impl CustomOp3 for Linear {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = self.gradients(x, w, g)?;
-        let out = b.elem_count();
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            use super::cuda::{device, linear};
-            let db = || device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out));
-            let db = b.track_op().then(db).transpose()?;
-            return Ok((dx, dw, db.map(|db| device::tensor(db, out))));
-        }
-        #[cfg(feature = "metal")]
-        if x.device().is_metal() {
-            let db = || super::metal::tensors::backward::bias(g);
-            return Ok((dx, dw, b.track_op().then(db).transpose()?));
-        }
-        let db = || Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device());
-        Ok((dx, dw, b.track_op().then(db).transpose()?))
+        let (dx, dw) = self.gradients(x, w, g, [x.track_op(), w.track_op()])?;
+        Ok((dx, dw, b.track_op().then(|| bias_gradient(g, b)).transpose()?))
     }
+}
+
+/// The sum over the rows of `g: [tokens, out]`.
+fn bias_gradient(g: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let out = b.elem_count();
+    #[cfg(feature = "cuda")]
+    if g.device().is_cuda() {
+        use super::cuda::{device, linear};
+        let db = device::with([g], |gpu, [g]| linear::bias_gradient(gpu, g, out))?;
+        return Ok(device::tensor(db, out));
+    }
+    #[cfg(feature = "metal")]
+    if g.device().is_metal() {
+        return super::metal::tensors::backward::bias(g);
+    }
+    Tensor::from_vec(with_elements(g, "linear", |g| Ok(column_sums(g, out)))?, out, b.device())
 }
 
 #[cfg(feature = "cuda")]
@@ -213,12 +217,18 @@ impl Linear {
         y
     }
 
-    /// `dx = g w` and `dw = g^T x`, each where it is needed; `dw` has the type of `w`.
-    fn gradients(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    /// `dx = g w` and `dw = g^T x`, each where it is wanted; `dw` has the type of `w`.
+    fn gradients(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        g: &Tensor,
+        wanted: [bool; 2],
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (inner, out) = (x.dim(1)?, w.dim(0)?);
         #[cfg(feature = "metal")]
         if x.device().is_metal() {
-            return super::metal::tensors::backward::linear(x, w, g);
+            return super::metal::tensors::backward::linear(x, w, g, wanted);
         }
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
@@ -226,7 +236,7 @@ impl Linear {
             let shape = [out, inner];
             let dx = || device::with([g, w], |gpu, [g, w]| linear::input_gradient(gpu, g, w, shape));
             let dw = || device::with([g, x], |gpu, [g, x]| linear::weight_gradient(gpu, g, x, shape));
-            let (dx, dw) = (x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?);
+            let (dx, dw) = (wanted[0].then(dx).transpose()?, wanted[1].then(dw).transpose()?);
             return Ok((dx.map(|dx| device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
         }
         let dx = || {
@@ -251,7 +261,7 @@ impl Linear {
             })?;
             Tensor::from_vec(dw, w.shape(), w.device())?.to_dtype(w.dtype())
         };
-        Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+        Ok((wanted[0].then(dx).transpose()?, wanted[1].then(dw).transpose()?))
     }
 }
 
@@ -351,14 +361,18 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_alone_is_that_of_the_whole_op() {
+    fn gradients_without_a_graph_are_those_of_the_graph() {
         for compute in [Compute::F32, Compute::Bf16] {
-            let (x, w) = (variable(&[40, 12], 1), variable(&[30, 12], 2));
-            let whole = gradients(linear(&x, &w, None, compute).unwrap(), &[&x, &w]);
-            let alone = gradients(gradient_of_linear(&x, &w, compute).unwrap(), &[&x, &w]);
-            for (a, b) in whole.iter().zip(alone) {
-                assert_eq!(gap(a, &b), 0.0);
+            let (x, w, b) = (variable(&[40, 12], 1), variable(&[30, 12], 2), variable(&[30], 3));
+            let g = variable(&[40, 30], 4).as_detached_tensor();
+            let y = linear(&x, &w, Some(&b), compute).unwrap();
+            let store = (y * &g).unwrap().sum_all().unwrap().backward().unwrap();
+            let alone = super::gradients(&x, &w, Some(&b), &g, compute).unwrap();
+            for (v, found) in [(&x, &alone.x), (&w, &alone.w.unwrap()), (&b, &alone.b.unwrap())] {
+                assert_eq!(gap(store.get(v.as_tensor()).unwrap(), found), 0.0);
             }
+            let frozen = super::gradients(&x, &w.as_detached_tensor(), None, &g, compute).unwrap();
+            assert!(frozen.w.is_none() && frozen.b.is_none());
         }
     }
 }

@@ -48,9 +48,7 @@ pub struct HeadScores {
 pub fn log_prob(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<HeadScores> {
     check(hidden, w, scored)?;
     let both = if fused(hidden) {
-        // The CPU widens the head strip by strip, a GPU multiplies one type.
-        let w = if hidden.device().is_cpu() { w.clone() } else { w.to_dtype(hidden.dtype())? };
-        hidden.contiguous()?.apply_op2(&w, LogProb { scored: scored.clone() })?
+        hidden.contiguous()?.apply_op2(&typed(w, hidden)?, LogProb { scored: scored.clone() })?
     } else {
         fallbacks::note("log_prob");
         composed(hidden, w, scored)?
@@ -94,6 +92,31 @@ pub fn composed(hidden: &Tensor, w: &Tensor, scored: &Scored) -> Result<Tensor> 
 /// Whether the threads share the product with the head instead of the tokens.
 fn shared_out(w: Weights, compute: Compute) -> bool {
     w.narrow().is_some() || compute == Compute::Bf16 || w.len() > SHARED_OUT_ABOVE
+}
+
+/// Whether [`backward_into`] is how the CPU goes back through the head `w`.
+pub(crate) fn is_shared_out(w: &Tensor, compute: Compute) -> Result<bool> {
+    with_weights(w, "log_prob", |w| Ok(shared_out(w, compute)))
+}
+
+/// The gradients of the hidden states and, if it is trained, of the head `w` for the gradients `g: [2, scored]` of the scores
+/// `both: [2, scored]` that [`log_prob`] gave, where its kernels run.
+pub(crate) fn gradients(
+    hidden: &Tensor,
+    w: &Tensor,
+    scored: &Scored,
+    [both, g]: [&Tensor; 2],
+) -> Result<(Tensor, Option<Tensor>)> {
+    let op = LogProb { scored: scored.clone() };
+    match op.bwd(hidden, &typed(w, hidden)?, both, g)? {
+        (Some(dx), dw) => Ok((dx, dw)),
+        (None, _) => bail!("log_prob: no gradient of the hidden states"),
+    }
+}
+
+/// The CPU widens the head strip by strip, a GPU multiplies one type.
+fn typed(w: &Tensor, hidden: &Tensor) -> Result<Tensor> {
+    if hidden.device().is_cpu() { Ok(w.clone()) } else { w.to_dtype(hidden.dtype()) }
 }
 
 /// The gradient of `hidden: [tokens, width]` for the gradients `g: [2, scored]` of `scores`; that of the head `w: [vocab, width]`, if it is wanted, is added to `dw`, so that no second one exists. On the CPU.
@@ -354,8 +377,7 @@ impl CustomOp2 for LogProb {
             return Ok((Some(dx), dw));
         }
         let trained = w.track_op();
-        let shared = with_weights(w, "log_prob", |w| Ok(shared_out(w, self.scored.compute)))?;
-        let (dx, dw) = if shared {
+        let (dx, dw) = if is_shared_out(w, self.scored.compute)? {
             let mut dw = trained.then(|| vec![0.0; w.elem_count()]);
             (backward_into(hidden, w, &self.scored, (&HeadScores::of(y)?, g), dw.as_deref_mut().map(HostSum::F32))?, dw)
         } else {

@@ -63,23 +63,31 @@ impl CustomOp2 for RmsNorm {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "metal")]
-        if x.device().is_metal() {
-            let (dx, dw) = super::metal::tensors::backward::rms_norm(x, w, g, self.eps)?;
-            return Ok((Some(dx), Some(dw)));
-        }
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            use super::cuda::{device, rms_norm};
-            let (dx, dw) =
-                device::with([x, w, g], |gpu, views| rms_norm::backward(gpu, views, self.eps, w.track_op()))?;
-            return Ok((Some(device::tensor(dx, x.shape())), dw.map(|dw| device::tensor(dw, w.shape()))));
-        }
-        let (dx, dw) = with_elements(x, "rms_norm", |x| {
-            with_elements(w, "rms_norm", |w| with_elements(g, "rms_norm", |g| Ok(backward(x, w, g, self.eps))))
-        })?;
-        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(Tensor::from_vec(dw, w.shape(), w.device())?)))
+        let (dx, dw) = gradients(x, w, g, f64::from(self.eps))?;
+        Ok((Some(dx), dw))
     }
+}
+
+/// The gradients of `x` and, if they are trained, of the weights for the gradient `g` of [`rms_norm`]'s value, where its
+/// kernels run.
+pub(crate) fn gradients(x: &Tensor, w: &Tensor, g: &Tensor, eps: f64) -> Result<(Tensor, Option<Tensor>)> {
+    let (w, eps) = (w.to_dtype(x.dtype())?, eps as f32);
+    #[cfg(feature = "metal")]
+    if x.device().is_metal() {
+        let (dx, dw) = super::metal::tensors::backward::rms_norm(x, &w, g, eps)?;
+        return Ok((dx, Some(dw).filter(|_| w.track_op())));
+    }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        use super::cuda::{device, rms_norm};
+        let (dx, dw) = device::with([x, &w, g], |gpu, views| rms_norm::backward(gpu, views, eps, w.track_op()))?;
+        return Ok((device::tensor(dx, x.shape()), dw.map(|dw| device::tensor(dw, w.shape()))));
+    }
+    let (dx, dw) = with_elements(x, "rms_norm", |x| {
+        with_elements(&w, "rms_norm", |w| with_elements(g, "rms_norm", |g| Ok(backward(x, w, g, eps))))
+    })?;
+    let dw = w.track_op().then(|| Tensor::from_vec(dw, w.shape(), w.device())).transpose()?;
+    Ok((Tensor::from_vec(dx, x.shape(), x.device())?, dw))
 }
 
 /// With `n = x / rms`: `dw = sum_rows g n`, `dx = (g w - n mean(g w n)) / rms`. The sum over rows goes by fixed groups.

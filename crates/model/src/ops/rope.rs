@@ -64,6 +64,13 @@ pub fn rope(x: &Tensor, table: &RopeTable, positions: &Arc<[u32]>) -> Result<Ten
     composed(x, table, positions)
 }
 
+/// The gradient of [`rope`]'s input for the gradient `g` of its value, where its kernels run: `g` rotated back.
+pub(crate) fn gradient(g: &Tensor, table: &RopeTable, positions: &Arc<[u32]>) -> Result<Tensor> {
+    check(g, table, positions)?;
+    let back = Rotate { table: table.clone(), positions: positions.clone(), sign: -1.0 };
+    g.contiguous()?.apply_op1_no_bwd(&back)
+}
+
 fn check(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<()> {
     let (tokens, width) = x.dims2()?;
     if tokens != positions.len() || width % (2 * table.half) != 0 {

@@ -62,25 +62,27 @@ impl CustomOp2 for Swiglu {
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "metal")]
-        if gate.device().is_metal() {
-            let (dgate, dup) = super::metal::tensors::backward::swiglu(gate, up, g)?;
-            return Ok((Some(dgate), Some(dup)));
-        }
-        #[cfg(feature = "cuda")]
-        if gate.device().is_cuda() {
-            use super::cuda::{device, swiglu};
-            let (dgate, dup) = device::with([gate, up, g], swiglu::backward)?;
-            return Ok((Some(device::tensor(dgate, gate.shape())), Some(device::tensor(dup, up.shape()))));
-        }
-        let (dgate, dup) = with_elements(gate, "swiglu", |gate| {
-            with_elements(up, "swiglu", |up| with_elements(g, "swiglu", |g| Ok(backward(gate, up, g))))
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
-        ))
+        let (dgate, dup) = gradients(gate, up, g)?;
+        Ok((Some(dgate), Some(dup)))
     }
+}
+
+/// The gradients of `gate` and `up` for the gradient `g` of [`swiglu`]'s value, where its kernels run.
+pub(crate) fn gradients(gate: &Tensor, up: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "metal")]
+    if gate.device().is_metal() {
+        return super::metal::tensors::backward::swiglu(gate, up, g);
+    }
+    #[cfg(feature = "cuda")]
+    if gate.device().is_cuda() {
+        use super::cuda::{device, swiglu};
+        let (dgate, dup) = device::with([gate, up, g], swiglu::backward)?;
+        return Ok((device::tensor(dgate, gate.shape()), device::tensor(dup, up.shape())));
+    }
+    let (dgate, dup) = with_elements(gate, "swiglu", |gate| {
+        with_elements(up, "swiglu", |up| with_elements(g, "swiglu", |g| Ok(backward(gate, up, g))))
+    })?;
+    Ok((Tensor::from_vec(dgate, gate.shape(), gate.device())?, Tensor::from_vec(dup, up.shape(), up.device())?))
 }
 
 /// With `s = sigmoid(z)`: `dup = g z s`, `dgate = g up s (1 + z (1 - s))`.

@@ -14,7 +14,7 @@ use crate::config::{Config, DeviceChoice, Dtype};
 const F32: u64 = 4;
 const BF16: u64 = 2;
 /// Parameters above which a reference copy is bf16.
-pub const NARROW_REFERENCE_ABOVE: usize = model::recompute::BY_DEFAULT_ABOVE;
+pub const NARROW_REFERENCE_ABOVE: usize = model::backward::RECOMPUTE_ABOVE;
 /// What the program itself takes: code, tokenizer, thread stacks, what the allocator keeps.
 pub(super) const PROGRAM: u64 = 100 << 20;
 /// What a GPU's driver and its libraries take before the first tensor: the context, kernels, workspace of products.
@@ -147,7 +147,7 @@ pub fn update(of: &Update) -> Need {
     let per_number = if master { moments + F32 } else { moments };
     let copies = if master { "moments and master copy" } else { "moments" };
     need.add("AdamW", Phase::Always, per_number * trained, format!("trained x {per_number} ({copies})"));
-    let recompute = of.recompute.unwrap_or(shape.parameters() > model::recompute::BY_DEFAULT_ABOVE);
+    let recompute = of.recompute.unwrap_or(shape.parameters() > model::backward::RECOMPUTE_ABOVE);
     let tokens = of.tokens as u64;
     let adapted = of.lora.map_or(0, |lora| 2 * lora.outputs(shape)) as u64;
     let computed = if gpu { width } else { F32 };

@@ -3,19 +3,18 @@
 use super::CHUNK;
 use super::fused::Summed;
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{CpuStorage, DType, Storage, Tensor, Var, backprop::GradStore};
+use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
 use half::bf16;
+use model::backward::Sink;
 use model::kernels::adamw::Kept;
 use model::kernels::sums::HostSum;
 use model::ops::norm;
-use model::recompute::Sink;
 use rayon::prelude::*;
 
 /// One sum for each variable.
 ///
-/// Micro-batches may run on any threads; add their gradients in the order of the batch, either each `GradStore` with
-/// [`Gradients::accumulate`], or, since a `GradStore` keeps the activations of its forward pass alive, one `Gradients`
-/// a micro-batch and [`Gradients::merge`]. Both give the same bits.
+/// Micro-batches may run on any threads, each with `Gradients` of its own, which are added in the order of the batch by
+/// [`Gradients::merge`].
 #[derive(Debug)]
 pub struct Gradients {
     entries: Vec<Entry>,
@@ -75,26 +74,6 @@ impl Gradients {
             .get_mut(index)
             .with_context(|| format!("there is no variable {index}: there are {variables}"))?;
         entry.add(gradient)
-    }
-
-    /// Adds what a backward pass left for the variables. One that it didn't reach is left as it is; see
-    /// [`Gradients::missing`].
-    ///
-    /// # Errors
-    /// If a gradient's shape is not its variable's.
-    pub fn accumulate(&mut self, store: &GradStore) -> Result<()> {
-        let add = |entry: &mut Entry| match store.get(entry.var.as_tensor()) {
-            Some(gradient) => {
-                let gradient = gradient.clone();
-                entry.add(&gradient)
-            }
-            None => Ok(()),
-        };
-        if self.on_host() {
-            self.entries.par_iter_mut().try_for_each(add)
-        } else {
-            self.entries.iter_mut().try_for_each(add)
-        }
     }
 
     /// The sum of a variable on the CPU, for something to be added to it in place; `None` for another tensor.
@@ -231,8 +210,11 @@ impl Gradients {
 }
 
 impl Sink<anyhow::Error> for Gradients {
-    fn add(&mut self, store: &GradStore) -> Result<()> {
-        self.accumulate(store)
+    fn add(&mut self, variable: &Tensor, gradient: &Tensor) -> Result<()> {
+        match self.entries.iter_mut().find(|entry| entry.var.as_tensor().id() == variable.id()) {
+            Some(entry) => entry.add(gradient),
+            None => bail!("a gradient {:?} of none of the variables", gradient.dims()),
+        }
     }
 
     fn host(&mut self, variable: &Tensor) -> Option<HostSum<'_>> {
@@ -352,12 +334,9 @@ fn add_slice(sum: &mut [f32], other: &[f32]) {
 
 /// Adds a tensor's values to a sum in host memory, from its own memory where they lie there in order.
 fn add_tensor(sum: &mut Sum, gradient: &Tensor) -> Result<()> {
-    let add = |values: &[f32]| match sum {
-        Sum::Host(sum) => add_slice(sum, values),
-        sum => {
-            if let Some(mut sum) = sum.host() {
-                sum.add(0, values);
-            }
+    let mut add = |values: &[f32]| {
+        if let Some(mut sum) = sum.host() {
+            sum.add(0, values);
         }
     };
     {

@@ -2,6 +2,7 @@
 
 use super::*;
 use candle_core::Device;
+use model::backward::Sink;
 
 fn var(name: &str, values: &[f32], shape: &[usize]) -> (String, Var) {
     let var = Var::from_slice(values, shape, &Device::Cpu).unwrap();
@@ -307,18 +308,23 @@ fn state_in_bf16_moves_as_in_f32_on_average_and_resumes_to_the_bit() {
 #[test]
 fn micro_batches_accumulate_and_merge_alike() {
     let vars = [var("w", &[1.0, 2.0], &[1, 2]), var("b", &[3.0], &[1])];
-    let store = |x: f64| {
+    let add = |sums: &mut Gradients, x: f64| {
         let product = (vars[0].1.sum_all().unwrap() * vars[1].1.sum_all().unwrap()).unwrap();
-        (product * x).unwrap().backward().unwrap()
+        let store = (product * x).unwrap().backward().unwrap();
+        for (_, var) in &vars {
+            Sink::add(sums, var.as_tensor(), store.get(var.as_tensor()).unwrap()).unwrap();
+        }
     };
     let mut accumulated = Gradients::new(&vars).unwrap();
     let mut merged = Gradients::new(&vars).unwrap();
     for x in [1.0, 0.1, -3.0] {
-        accumulated.accumulate(&store(x)).unwrap();
+        add(&mut accumulated, x);
         let mut part = Gradients::new(&vars).unwrap();
-        part.accumulate(&store(x)).unwrap();
+        add(&mut part, x);
         merged.merge(&part).unwrap();
     }
+    let other = var("other", &[1.0], &[1]).1;
+    assert!(Sink::add(&mut merged, other.as_tensor(), &other.as_detached_tensor()).is_err());
     // The sum of x is -1.9; d/dw = b = 3, d/db = sum of w = 3.
     let norm = accumulated.global_norm().unwrap();
     assert!((norm - 5.7 * 3.0_f64.sqrt()).abs() < 1e-5);

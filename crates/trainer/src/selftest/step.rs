@@ -3,12 +3,13 @@
 use anyhow::Result;
 use candle_core::{DType, Device};
 use model::Qwen2;
+use model::backward::Pass;
 use model::ops::HeadScores;
 use model::selftest::{Finding, gap};
 
 use super::models::{Subject, rows};
 use crate::optimizer::{AdamW, AdamWSettings, Gradients};
-use crate::update::{self, Pass, Sequence};
+use crate::update::{self, Sequence};
 
 /// Packed beside each other in micro-batches; one token alone, and lengths around a block.
 const LENGTHS: [usize; 5] = [2, 65, 33, 128, 17];

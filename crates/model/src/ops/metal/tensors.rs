@@ -126,12 +126,6 @@ pub(crate) mod forward {
         }
     }
 
-    /// Zeros of a shape, in the type and on the device of `like`.
-    pub(crate) fn zeros(like: &MetalStorage, shape: impl Into<Shape>) -> Result<(MetalStorage, Shape)> {
-        let shape = shape.into();
-        Ok((like.device().zeros_impl(&shape, like.dtype())?, shape))
-    }
-
     /// Rows `ids` of `table: [vocab, width]`.
     pub(crate) fn embedding((table, layout): (&MetalStorage, &Layout), ids: &[u32]) -> Result<(MetalStorage, Shape)> {
         let ids = table.device().storage_from_slice(ids).map(|storage| (storage, Layout::contiguous(ids.len())))?;
@@ -238,11 +232,16 @@ pub(crate) mod backward {
         Ok(tensor(device, rotated, g.shape(), g.dtype()))
     }
 
-    /// Gradients of the input and the weights of a linear layer, each where it is needed.
-    pub(crate) fn linear(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    /// Gradients of the input and the weights of a linear layer, each where it is wanted.
+    pub(crate) fn linear(
+        x: &Tensor,
+        w: &Tensor,
+        g: &Tensor,
+        wanted: [bool; 2],
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?.detach();
-        let dx = x.track_op().then(|| g.matmul(&w.detach())).transpose()?;
-        let dw = w.track_op().then(|| g.t()?.matmul(&x.detach())).transpose()?;
+        let dx = wanted[0].then(|| g.matmul(&w.detach())).transpose()?;
+        let dw = wanted[1].then(|| g.t()?.matmul(&x.detach())).transpose()?;
         Ok((dx, dw))
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use candle_core::Tensor;
 use model::Qwen2;
+use model::backward::Pass;
 use serde::Serialize;
 
 use super::timing::repeat;
@@ -13,7 +14,7 @@ use crate::cli::BenchArgs;
 use crate::config::Dtype;
 use crate::doctor::memory;
 use crate::optimizer::{AdamW, AdamWSettings, Gradients};
-use crate::update::{self, Pass, Sequence};
+use crate::update::{self, Sequence};
 
 /// What was found.
 pub(super) struct Found {
