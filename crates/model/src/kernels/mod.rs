@@ -82,6 +82,26 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], size: usize, f: impl Fn(usize, &mu
     }
 }
 
+/// Calls `f(index, chunk, other)` for every chunk of `size` elements of `out` and the chunk of `second` beside it.
+///
+/// # Panics
+/// When the two differ in length.
+pub fn for_each_two_chunks<T: Send>(
+    out: &mut [T],
+    second: &mut [T],
+    size: usize,
+    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
+    assert_eq!(out.len(), second.len(), "chunks of two lengths");
+    if may_fork() && out.len() > size {
+        let chunks = out.par_chunks_mut(size).zip(second.par_chunks_mut(size)).enumerate();
+        chunks.for_each(|(index, (chunk, other))| f(index, chunk, other));
+    } else {
+        let chunks = out.chunks_mut(size).zip(second.chunks_mut(size)).enumerate();
+        chunks.for_each(|(index, (chunk, other))| f(index, chunk, other));
+    }
+}
+
 /// `f(index, chunk)` of every chunk of `size` elements of `out`, in order, over the thread pool where that helps.
 pub fn map_chunks<T: Send>(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) -> T + Sync) -> Vec<T> {
     if may_fork() && out.len() > size {

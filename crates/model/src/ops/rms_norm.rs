@@ -1,7 +1,7 @@
 //! RMSNorm: `y = x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019, arXiv 1910.07467).
 
 use super::{elements, fallbacks, fused, output, with_elements};
-use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_chunks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 #[cfg(feature = "metal")]
@@ -94,21 +94,20 @@ pub(crate) fn gradients(x: &Tensor, w: &Tensor, g: &Tensor, eps: f64) -> Result<
 fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let width = w.len();
     let size = ROWS_PER_TASK * width;
-    let parts = map_tasks(x.len().div_ceil(size), |i| {
-        let x = &x[i * size..x.len().min((i + 1) * size)];
-        let g = &g[i * size..][..x.len()];
-        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; width]);
+    let mut dx = vec![0.0; x.len()];
+    let parts = map_chunks(&mut dx, size, |i, dx| {
+        let (x, g) = (&x[i * size..][..dx.len()], &g[i * size..][..dx.len()]);
+        let mut dw = vec![0.0; width];
         vectorized!({
             for ((x, g), dx) in x.chunks_exact(width).zip(g.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
                 backward_row(Row { x, w, g }, eps, dx, &mut dw);
             }
         });
-        (dx, dw)
+        dw
     });
-    let (mut dx, mut dw) = (Vec::with_capacity(x.len()), vec![0.0; width]);
-    for (part, weights) in parts {
-        dx.extend_from_slice(&part);
-        for (sum, value) in dw.iter_mut().zip(weights) {
+    let mut dw = vec![0.0; width];
+    for part in parts {
+        for (sum, value) in dw.iter_mut().zip(part) {
             *sum += value;
         }
     }

@@ -1,7 +1,7 @@
 //! SwiGLU's gate: `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)` (Shazeer 2020, arXiv 2002.05202).
 
 use super::{elements, fallbacks, fused, output, with_elements};
-use crate::kernels::{for_each_chunk, map_tasks, math, vectorized};
+use crate::kernels::{for_each_chunk, for_each_two_chunks, math, vectorized};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 #[cfg(feature = "metal")]
@@ -87,28 +87,18 @@ pub(crate) fn gradients(gate: &Tensor, up: &Tensor, g: &Tensor) -> Result<(Tenso
 
 /// With `s = sigmoid(z)`: `dup = g z s`, `dgate = g up s (1 + z (1 - s))`.
 fn backward(gate: &[f32], up: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let n = gate.len();
-    let parts = map_tasks(n.div_ceil(CHUNK), |i| {
-        let range = i * CHUNK..n.min((i + 1) * CHUNK);
-        let (gate, up, g) = (&gate[range.clone()], &up[range.clone()], &g[range.clone()]);
-        let (mut dgate, mut dup) = (vec![0.0f32; range.len()], vec![0.0f32; range.len()]);
+    let (mut dgate, mut dup) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
+    for_each_two_chunks(&mut dgate, &mut dup, CHUNK, |i, dgate, dup| {
+        let range = i * CHUNK..i * CHUNK + dgate.len();
+        let (gate, up, g) = (&gate[range.clone()], &up[range.clone()], &g[range]);
         vectorized!({
-            for (((dz, du), (&z, &u)), &g) in dgate.iter_mut().zip(&mut dup).zip(gate.iter().zip(up)).zip(g) {
+            for (((dz, du), (&z, &u)), &g) in dgate.iter_mut().zip(&mut *dup).zip(gate.iter().zip(up)).zip(g) {
                 let s = math::sigmoid(z);
                 *du = g * z * s;
                 *dz = g * u * s * (1.0 + z * (1.0 - s));
             }
         });
-        (dgate, dup)
     });
-    if parts.len() == 1 {
-        return parts.into_iter().next().unwrap_or_default();
-    }
-    let (mut dgate, mut dup) = (Vec::with_capacity(n), Vec::with_capacity(n));
-    for (z, u) in parts {
-        dgate.extend_from_slice(&z);
-        dup.extend_from_slice(&u);
-    }
     (dgate, dup)
 }
 
