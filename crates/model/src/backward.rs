@@ -71,12 +71,44 @@ pub fn gradients<T, E: From<Error>>(
     sink: &mut dyn Sink<E>,
 ) -> Result<T, E> {
     let recompute = pass.recompute.unwrap_or(model.config().parameters() > RECOMPUTE_ABOVE);
+    let x = model.detached().embed(batch)?;
+    let way = match attention::has_kernel(&x, model.config().heads) {
+        false => Way::Graph,
+        true if recompute => Way::Again,
+        true => Way::Kept,
+    };
+    through(model, batch, (x, way), |x, sink| head::through(model, batch, pass.temperature, x, loss, sink), sink)
+}
+
+/// How a block is gone back through.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// By what it computed, which was kept.
+    Kept,
+    /// By what it computes when it is computed again.
+    Again,
+    /// By candle, over the graph that it builds when it is computed again.
+    Graph,
+}
+
+/// What is kept of a block until its gradient is due.
+enum Kept {
+    Input(Tensor),
+    Activations(Box<Activations>, Attention),
+}
+
+/// There and back again: `x` is what goes into the first block, `head` takes what comes out of the last and gives its gradient.
+fn through<T, E: From<Error>>(
+    model: &Qwen2,
+    batch: &PackedBatch,
+    (mut x, way): (Tensor, Way),
+    head: impl FnOnce(&Tensor, &mut dyn Sink<E>) -> Result<(Tensor, T), E>,
+    sink: &mut dyn Sink<E>,
+) -> Result<T, E> {
     let detached = model.detached();
-    let mut x = detached.embed(batch)?;
-    let by_hand = attention::has_kernel(&x, model.config().heads);
     let mut blocks = Vec::with_capacity(model.config().num_layers);
     for index in 0..model.config().num_layers {
-        let next = if by_hand && !recompute {
+        let next = if way == Way::Kept {
             let (activations, attention) = detached.activations(index, &x, batch)?;
             let next = detached.last_of_block(index, &activations)?;
             blocks.push(Kept::Activations(Box::new(activations), attention));
@@ -88,12 +120,12 @@ pub fn gradients<T, E: From<Error>>(
         };
         x = next;
     }
-    let (mut gradient, other) = head::through(model, batch, pass.temperature, &x, loss, sink)?;
+    let (mut gradient, other) = head(&x, sink)?;
     drop(x);
     for (index, kept) in blocks.into_iter().enumerate().rev() {
         let (activations, attention) = match kept {
             Kept::Activations(activations, attention) => (*activations, attention),
-            Kept::Input(x) if by_hand => detached.activations(index, &x, batch)?,
+            Kept::Input(x) if way == Way::Again => detached.activations(index, &x, batch)?,
             Kept::Input(x) => {
                 let leaf = leaf(&x)?;
                 let weighted = weighted(&model.block(index, leaf.as_tensor(), batch)?, &gradient)?;
@@ -101,17 +133,11 @@ pub fn gradients<T, E: From<Error>>(
                 continue;
             }
         };
-        let way = block::Way { model, batch, attention: &attention };
-        gradient = way.back(index, activations, gradient, sink)?;
+        let block = block::Block { model, batch, index, attention: &attention };
+        gradient = block.back(activations, gradient, sink)?;
     }
     through_embedding(model, batch, &gradient, sink)?;
     Ok(other)
-}
-
-/// What is kept of a block until its gradient is due.
-enum Kept {
-    Input(Tensor),
-    Activations(Box<Activations>, Attention),
 }
 
 /// Hands on the gradient of the embedding, if that is trained: each token's row gets what the token's place got.
@@ -186,4 +212,44 @@ fn hand_on<E>(model: &Qwen2, store: &GradStore, sink: &mut dyn Sink<E>) -> Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, init};
+    use candle_core::{DType, Device};
+    use std::collections::HashMap;
+
+    /// The order of the sums by hand is the graph's.
+    #[test]
+    fn the_three_ways_give_the_same_bits() {
+        let config = r#"{"model_type": "qwen3", "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": true}"#;
+        let model =
+            init::random(Config::parse(config, "config.json".as_ref()).unwrap(), 0.2, 7, DType::F32, &Device::Cpu)
+                .unwrap();
+        let tokens: Vec<u32> = (0..30).collect();
+        let batch = PackedBatch::new([(tokens.as_slice(), 1), (&tokens[..9], 3)]);
+        let found = [Way::Kept, Way::Again, Way::Graph].map(|way| {
+            let mut found = HashMap::new();
+            let mut sink = |variable: &Tensor, gradient: &Tensor| -> Result<()> {
+                let values: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+                found.entry(variable.id()).or_insert_with(Vec::new).push(values);
+                Ok(())
+            };
+            let loss = |scores: &HeadScores| -> Result<(Tensor, ())> {
+                Ok(((&scores.log_probs + (&scores.entropy * 0.1)?)?.sum_all()?, ()))
+            };
+            let head = |x: &Tensor, sink: &mut dyn Sink<Error>| head::through(&model, &batch, 0.8, x, loss, sink);
+            let x = model.detached().embed(&batch).unwrap();
+            through(&model, &batch, (x, way), head, &mut sink).unwrap();
+            found
+        });
+        for (name, variable) in model.variables() {
+            let [kept, again, graph] = found.each_ref().map(|found| &found[&variable.as_tensor().id()]);
+            assert!(kept == graph && again == graph, "{name}");
+        }
+    }
 }

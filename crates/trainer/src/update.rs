@@ -93,6 +93,10 @@ pub fn gradients<T: Send>(
     pass: Pass,
     loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)> + Sync + Send,
 ) -> Result<Vec<T>> {
+    let differentiate = |range: Range<usize>, sum: &mut Gradients| {
+        let batch = pack(&sequences[range.clone()]);
+        backward::gradients(model, &batch, pass, |scores| loss(range, scores), sum)
+    };
     sum.zero()?;
     let mut others = Vec::with_capacity(batches.len());
     // By the model's size alone: a tied embedding gets its gradient in two parts, and the order of the sum shows in its
@@ -100,14 +104,14 @@ pub fn gradients<T: Send>(
     let in_flight = GRADIENTS_IN_FLIGHT / gradient_bytes(model);
     if in_flight < 2 {
         for range in batches {
-            others.push(differentiate(model, sequences, range.clone(), pass, &loss, sum)?);
+            others.push(differentiate(range.clone(), sum)?);
         }
         return Ok(others);
     }
     for wave in batches.chunks(in_flight) {
         let parts = each(model, wave, |range| {
             let mut part = Gradients::new(model.variables())?;
-            let other = differentiate(model, sequences, range, pass, &loss, &mut part)?;
+            let other = differentiate(range, &mut part)?;
             Ok((part, other))
         })?;
         for (part, other) in parts {
@@ -116,19 +120,6 @@ pub fn gradients<T: Send>(
         }
     }
     Ok(others)
-}
-
-/// Adds the gradient of one micro-batch to `sum`.
-fn differentiate<T>(
-    model: &Qwen2,
-    sequences: &[Sequence],
-    range: Range<usize>,
-    pass: Pass,
-    loss: impl Fn(Range<usize>, &HeadScores) -> Result<(Tensor, T)>,
-    sum: &mut Gradients,
-) -> Result<T> {
-    let batch = pack(&sequences[range.clone()]);
-    backward::gradients(model, &batch, pass, |scores| loss(range, scores), sum)
 }
 
 #[cfg(test)]

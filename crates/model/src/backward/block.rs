@@ -11,23 +11,23 @@ use crate::qwen2::{PackedBatch, Qwen2};
 use candle_core::Tensor;
 
 /// What the way back through a block needs beside what the block has computed.
-pub(super) struct Way<'a> {
+pub(super) struct Block<'a> {
     pub model: &'a Qwen2,
     pub batch: &'a PackedBatch,
+    pub index: usize,
     /// The operation that mixed the block's values.
     pub attention: &'a Attention,
 }
 
-impl Way<'_> {
+impl Block<'_> {
     /// From the gradient of the block's output to that of its input. Activations go as soon as they have been used.
     pub fn back<E: From<Error>>(
         &self,
-        index: usize,
         activations: Activations,
         gradient: Tensor,
         sink: &mut dyn Sink<E>,
     ) -> Result<Tensor, E> {
-        let layer = &self.model.layers[index];
+        let layer = &self.model.layers[self.index];
         let Activations { x, normed, before_norms, q, k, v, mixed, middle, normed_middle, gate, up, gated } =
             activations;
         let mut to = To { model: self.model, sink };

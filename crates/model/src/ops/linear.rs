@@ -8,11 +8,11 @@ use super::{elements, fallbacks, fused, output, weights, with_elements, with_wei
 use crate::kernels::packed::{Compute, Packed};
 use crate::kernels::weights::{Element, Weights};
 use crate::kernels::{ROWS_PER_TASK, for_each_chunk, map_tasks, math, vectorized};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 #[cfg(feature = "metal")]
 use candle_core::MetalStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
-#[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage};
 
 /// `x: [tokens, in]`, `w: [out, in]`, `b: [out]` -> `[tokens, out]`. `compute` is for f32 activations on the CPU; elsewhere
 /// products are in the type of `x`.

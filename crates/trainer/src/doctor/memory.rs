@@ -119,10 +119,10 @@ fn during(phase: Phase, device: DeviceChoice) -> Phase {
 /// | weights | `w P` | `w P` |
 /// | gradients | `4 T`, or `2 T` in bf16 | `4 T` |
 /// | AdamW | `8 T`, or `4 T` with moments in bf16; `4 T` more for the master copy of bf16 weights | the same, moments in f32 |
-/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (6h + 3q + 3k + 3f) + B)`; `B = 10h + 5q + 5k + 9f + 2a` is a block on its way back, `a` the outputs of its adapted projections | the same times `w / 4` |
+/// | activations | `4 m ((n + 1) h + B)` with recomputation, else `4 m (n (4h + 3q + 3k + 3f) + B)`; `B = 6h + 4q + 4k + 5f + 2a` is a block on its way back, `a` the outputs of its adapted projections | the same times `w / 4` |
 /// | head | `4 (2048 s + 2 s h + 3072 h)`: logits of a strip of the vocabulary, the strip, the hidden states | `(4 + w) min(2^26, m V)`: logits and their gradient |
 /// | widening | `8 f h`: one matrix packed, and its gradient's other side | |
-/// | gradients on their way | | of the embedding or a block with recomputation, `w max(h V, T / n)`, else `w T` |
+/// | gradients on their way | | of the embedding or a block, `w max(h V, T / n)` |
 pub fn update(of: &Update) -> Need {
     let shape = of.shape;
     let gpu = on_gpu(of.device);
@@ -164,8 +164,7 @@ pub fn update(of: &Update) -> Need {
     need.add("head", phase, head, "logits of a strip of the vocabulary, and what they are made of");
     if gpu {
         let part = if of.lora.is_none() { h * vocab } else { 0 }.max(trained / shape.num_layers as u64);
-        let (numbers, which) = if recompute { (part, "of the embedding or a block") } else { (trained, "of all") };
-        need.add("on their way", phase, width * numbers, format!("gradients {which} before they are summed"));
+        need.add("on their way", phase, width * part, "gradients of the embedding or a block before they are summed");
     } else {
         need.add("widening", phase, 2 * F32 * f * h, "one matrix packed, and what its gradient is made of");
     }
@@ -176,8 +175,8 @@ pub fn update(of: &Update) -> Need {
 fn activations(shape: &Shape, recompute: bool) -> u64 {
     let (h, f, n) = (shape.hidden_size, shape.intermediate_size, shape.num_layers);
     let (q, k) = shape.widths();
-    let back = 10 * h + 5 * q + 5 * k + 9 * f;
-    let kept = if recompute { (n + 1) * h } else { n * (6 * h + 3 * q + 3 * k + 3 * f) };
+    let back = 6 * h + 4 * q + 4 * k + 5 * f;
+    let kept = if recompute { (n + 1) * h } else { n * (4 * h + 3 * q + 3 * k + 3 * f) };
     (kept + back) as u64
 }
 
@@ -351,8 +350,8 @@ mod tests {
         assert_eq!(bytes(&need, "reference"), 0);
         assert_eq!(bytes(&need, "gradients"), 4 * 1112);
         assert_eq!(bytes(&need, "AdamW"), 8 * 1112);
-        // A block keeps 48 + 24 + 12 + 36 = 120 numbers a token; on its way back it is 80 + 40 + 20 + 108 = 248.
-        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 120 + 248));
+        // A block keeps 32 + 24 + 12 + 36 = 104 numbers a token; on its way back it is 48 + 32 + 16 + 60 = 156.
+        assert_eq!(bytes(&need, "activations"), 4 * 1000 * (2 * 104 + 156));
         assert_eq!(bytes(&need, "head"), 4 * (2048 * 10 + 2 * 10 * 8 + 3072 * 8));
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
         assert_eq!(need.bytes("key-value cache"), 4 * 12 * 500 * 16);
@@ -371,7 +370,7 @@ mod tests {
         config.model.lora = Some(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] });
         let need = estimate(&shape(), &config, DeviceChoice::Cpu);
         // The adapted projections have 8 outputs each.
-        assert_eq!(need.bytes("activations"), 4 * 1000 * (3 * 8 + 248 + 2 * 16));
+        assert_eq!(need.bytes("activations"), 4 * 1000 * (3 * 8 + 156 + 2 * 16));
         assert_eq!(need.bytes("weights"), 2 * 1112);
         assert_eq!(need.bytes("reference"), 0);
         assert_eq!(need.bytes("key-value cache"), 1024);
@@ -389,7 +388,7 @@ mod tests {
         assert_eq!(bytes(&need, "weights"), 2 * 1112);
         assert_eq!(bytes(&need, "AdamW"), 12 * 1112);
         assert_eq!(bytes(&need, "gradients"), 4 * 1112);
-        assert_eq!(bytes(&need, "activations"), 2 * 1000 * (3 * 8 + 248));
+        assert_eq!(bytes(&need, "activations"), 2 * 1000 * (3 * 8 + 156));
         // A block has (1112 - 80 - 8) / 2 = 512 parameters; 1112 / 2 counts a little more.
         assert_eq!(bytes(&need, "on their way"), 2 * 556);
         assert_eq!(bytes(&need, "key-value cache"), 2 * 12 * 500 * 16);
@@ -397,7 +396,7 @@ mod tests {
         assert_eq!(bytes(&need, "sampler's copy") + bytes(&need, "program") + bytes(&need, "widening"), 0);
         let resident = (768 << 20) + 2 * 1112 + 4 * 1112 + 12 * 1112;
         assert_eq!(bytes(&need, "head"), (4 + 2) * 1000 * 10);
-        let updates = 2 * 1000 * 272 + 6 * 10_000 + 2 * 556;
+        let updates = 2 * 1000 * 180 + 6 * 10_000 + 2 * 556;
         let rollouts = 2 * 12 * 500 * 16 + 4 * 12 * 10 + 2 * 2060 * 92;
         assert_eq!(need.total(), resident + u64::max(updates, rollouts));
         // The CPU keeps both.
