@@ -1,9 +1,5 @@
 //! What a process that trains sets up before anything else runs.
 
-/// Largest block that the allocator keeps for the next step when it is freed, and how much it keeps in all.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT: (libc::c_int, libc::c_int) = (32 << 20, 256 << 20);
-
 /// Sets up allocation and candle's threads; to be called first in `main`, while there is one thread.
 pub fn prepare() {
     keep_freed_memory();
@@ -17,13 +13,15 @@ pub fn prepare() {
 }
 
 /// glibc returns blocks above 128 KiB to the system when they are freed, and takes a page fault for each page when the next
-/// step asks for them again (measured: a third more training tokens a second of the embedded policy without that).
+/// step asks for them again (measured: a third more training tokens a second of the embedded policy without that). No size is
+/// exempt: an activation of a long sequence has hundreds of MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() {
-    // SAFETY: no other thread allocates yet; the parameters are those of mallopt(3). A refusal changes nothing.
+    // SAFETY: no other thread allocates yet; the parameters are those of mallopt(3): no blocks from mmap, and no trimming but by
+    // [`return_freed_memory`]. A refusal changes nothing.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT.0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT.1);
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
     }
 }
 
