@@ -1,9 +1,9 @@
 //! The policy: a Qwen2 or Qwen3 decoder that trains and generates from one set of weights, its text side, and its files.
 //!
 //! [`qwen2`] is the differentiable forward over packed sequences, made of [`ops`] (each a formula, a composed twin, a fused
-//! CPU kernel and its backward), [`backward`] the way back through it; [`decode`] is the step that generates, over a [`cache`] the caller owns, and
-//! [`decode_device`] that of a GPU. [`files`] says
-//! where a model comes from (compiled in, a folder, the [`hub`]), [`weights`] and [`text`] read it.
+//! CPU kernel and its backward), [`backward`] the way back through it; [`decode`] is the step that generates, over a
+//! [`cache`] the caller owns, and [`decode_device`] that of a GPU. [`files`] says where a model comes from (compiled in, a
+//! folder, the [`hub`]), [`weights`] and [`text`] read it.
 
 // Whatever users, files and servers say, the program ends with a message and not with a panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
