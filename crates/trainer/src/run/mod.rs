@@ -18,6 +18,7 @@ mod screen;
 mod writing;
 
 use anyhow::{Context, Result};
+use model::backward::RECOMPUTE_ABOVE;
 use sampler::Engine;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -26,6 +27,7 @@ use crate::commands::Interrupted;
 use crate::config::Config;
 use crate::learn::{Group, Learned, Learner};
 use crate::metrics::StepRow;
+use crate::process;
 use collect::Batch;
 use open::Run;
 pub use open::folder_by_time;
@@ -64,6 +66,11 @@ fn cycles(run: &mut Run) -> Result<()> {
     run.catch_up()?;
     while !run.done() {
         step(run)?;
+        // What lies free between steps of different lengths would add up to as much again. A small model's is small, and
+        // its steps are too short to ask for it back each time: an evaluation does so.
+        if run.policy.model.config().parameters() > RECOMPUTE_ABOVE {
+            process::return_freed_memory();
+        }
         run.mark()?;
         if interrupt::requested() {
             return Err(sampler::Error::Stopped.into());
