@@ -13,8 +13,8 @@ pub fn prepare() {
 }
 
 /// glibc returns blocks above 128 KiB to the system when they are freed, and takes a page fault for each page when the next
-/// step asks for them again (measured: a third more training tokens a second of the embedded policy without that). No size is
-/// exempt: an activation of a long sequence has hundreds of MiB.
+/// operation asks for them again (measured: a third more training tokens a second of the embedded policy without that). No size
+/// is exempt: an activation of a long sequence has hundreds of MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() {
     // SAFETY: no other thread allocates yet; the parameters are those of mallopt(3): no blocks from mmap, and no trimming but by
@@ -28,8 +28,9 @@ fn keep_freed_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn keep_freed_memory() {}
 
-/// Gives memory that is free to the system, wherever it lies. What is kept for the next step lies between what is in use,
-/// and over many steps of different lengths there would be ever more of it; to be called now and then, not each step.
+/// Gives memory that is free to the system, wherever it lies. What is kept for the next operation lies between what is in use,
+/// and over many steps of different lengths there would be ever more of it; to be called once a step, which costs less than a
+/// hundredth of it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn return_freed_memory() {
     // SAFETY: malloc_trim(3) touches free memory only and may be called from any thread.

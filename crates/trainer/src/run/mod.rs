@@ -18,7 +18,6 @@ mod screen;
 mod writing;
 
 use anyhow::{Context, Result};
-use model::backward::RECOMPUTE_ABOVE;
 use sampler::Engine;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -66,12 +65,9 @@ fn cycles(run: &mut Run) -> Result<()> {
     run.catch_up()?;
     while !run.done() {
         step(run)?;
-        // What lies free between steps of different lengths would add up to as much again. A small model's is small, and
-        // its steps are too short to ask for it back each time: an evaluation does so.
-        if run.policy.model.config().parameters() > RECOMPUTE_ABOVE {
-            process::return_freed_memory();
-        }
         run.mark()?;
+        // What lies free between what is in use would add up over steps of different lengths.
+        process::return_freed_memory();
         if interrupt::requested() {
             return Err(sampler::Error::Stopped.into());
         }

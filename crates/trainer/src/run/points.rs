@@ -126,7 +126,6 @@ impl Run {
         let data = &self.config.data.eval;
         let label = Label { step: self.step, name, data, tokens_total: self.tokens_total };
         let row = evaluate::summarise(&samples, &settings, label);
-        crate::process::return_freed_memory();
         // The row comes after them: it says that the evaluation is done.
         let kept = self.samples.evaluation(self.step, name, &self.held_out, &samples);
         self.tolerate(kept);
