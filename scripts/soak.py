@@ -4,11 +4,13 @@
     python3 scripts/soak.py --hours 2 --out /tmp/soak -- --set schedule.cycle_steps=4
 
 What follows `--` goes to the trainer (`target/release/trainer`, or --program), which gets `--cycles` high enough not to
-end. Every few seconds a line of `samples.csv` in the folder --out has the resident memory, the open files and the threads
-of the process (from /proc, so Linux only) and the steps done. At the end the program is stopped by SIGTERM and has to
-leave with a checkpoint (status 130). Exits 1 if memory after the first cycle grew by more than --growth percent (a line
-through the samples, by least squares, so that single peaks do not count), or open files or threads are more at the end
-than after the first cycle.
+end. Every second a line of `samples.csv` in the folder --out has the resident memory of the process, the highest that it was
+since the line before, the open files and the threads (from /proc, so Linux only), and the step and cycle at work. At the end
+the program is stopped by SIGTERM and has to leave with a checkpoint (status 130).
+
+Resident memory goes up and down within each step, so whole cycles are compared: the lowest and the highest of each, from the
+second cycle to the last whole one. Exits 1 if a line through either, by least squares, rises by more than --growth percent,
+or if open files or threads are more at the end than after the first cycle.
 """
 
 import argparse
@@ -23,11 +25,13 @@ import time
 
 
 def sample(pid):
-    """Resident bytes, open files and threads of a process."""
+    """Resident bytes, the most since the last call, open files and threads of a process."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status)
-    resident = int(re.sub(r"\D", "", fields["VmRSS"])) * 1024
-    return resident, len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"])
+    with open(f"/proc/{pid}/clear_refs", "w") as peak:
+        peak.write("5")
+    resident, highest = (int(re.sub(r"\D", "", fields[name])) * 1024 for name in ("VmRSS", "VmHWM"))
+    return resident, highest, len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"])
 
 
 def last_row(path):
@@ -44,20 +48,31 @@ def last_row(path):
 
 
 def growth(points):
-    """Growth of the second value over the span of the first, in percent of where the line through the points begins."""
+    """Growth of the second value over the span of the first, with its standard error, both in percent of where the line
+    through the points begins."""
     count = len(points)
     mean_x, mean_y = (sum(point[i] for point in points) / count for i in (0, 1))
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    left = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    error = (left / (count - 2) / spread) ** 0.5
     first, last = points[0][0], points[-1][0]
     begin = mean_y + slope * (first - mean_x)
-    return 100.0 * slope * (last - first) / begin
+    return tuple(100.0 * value * (last - first) / begin for value in (slope, error))
+
+
+def by_cycle(samples):
+    """The samples of each whole cycle after the first."""
+    cycles = {}
+    for row in samples:
+        cycles.setdefault(row[2], []).append(row)
+    return [cycles[cycle] for cycle in sorted(cycles)[:-1] if cycle > 1]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between samples")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between samples")
     parser.add_argument("--growth", type=float, default=2.0, help="percent that memory may grow after the first cycle")
     parser.add_argument("--out", required=True, help="a new folder for the run and samples.csv")
     parser.add_argument("--program", default="target/release/trainer")
@@ -72,14 +87,14 @@ def main():
     samples, begun = [], time.monotonic()
     with open(os.path.join(args.out, "samples.csv"), "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["seconds", "step", "cycle", "resident_bytes", "open_files", "threads"])
+        writer.writerow(["seconds", "step", "cycle", "resident_bytes", "highest_bytes", "open_files", "threads"])
         while time.monotonic() - begun < 3600 * args.hours and process.poll() is None:
             try:
-                resident, files, threads = sample(process.pid)
+                now = sample(process.pid)
             except (OSError, KeyError):
                 break
             step, cycle = last_row(os.path.join(run, "metrics.jsonl"))
-            row = (round(time.monotonic() - begun, 1), step, cycle, resident, files, threads)
+            row = (round(time.monotonic() - begun, 1), step, cycle, *now)
             samples.append(row)
             writer.writerow(row)
             file.flush()
@@ -89,22 +104,27 @@ def main():
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=600)
 
-    later = [row for row in samples if row[2] > 1]
-    if len(later) < 3:
-        sys.exit("there is nothing after the first cycle; run longer, or with a lower schedule.cycle_steps")
-    percent = growth([(row[0], row[3]) for row in later])
+    cycles = by_cycle(samples)
+    if len(cycles) < 3:
+        sys.exit("there are not three whole cycles after the first; run longer, or with a lower schedule.cycle_steps")
+    lowest = [(rows[0][0], min(row[3] for row in rows)) for rows in cycles]
+    highest = [(rows[0][0], max(row[4] for row in rows)) for rows in cycles]
+    mean = [(rows[0][0], sum(row[3] for row in rows) / len(rows)) for rows in cycles]
+    rises = {name: growth(points) for name, points in (("lowest", lowest), ("highest", highest), ("mean", mean))}
     # Files are opened for a moment while something is saved, so the least of the last samples counts.
+    later = [row for rows in cycles for row in rows]
     tenth = max(1, len(later) // 10)
     least = lambda rows, column: min(row[column] for row in rows)
-    files = (least(later[:tenth], 4), least(later[-tenth:], 4))
-    threads = (least(later[:tenth], 5), least(later[-tenth:], 5))
-    print(f"{samples[-1][0] / 3600:.2f} hours, {samples[-1][1]} steps, {samples[-1][2]} cycles")
-    print(f"resident memory {later[0][3] / 2**20:.1f} MiB after the first cycle, {later[-1][3] / 2**20:.1f} MiB at the end")
-    print(f"growth after the first cycle {percent:+.2f}% (limit {args.growth}%)")
+    files = (least(later[:tenth], 5), least(later[-tenth:], 5))
+    threads = (least(later[:tenth], 6), least(later[-tenth:], 6))
+    print(f"{samples[-1][0] / 3600:.2f} hours, {samples[-1][1]} steps, {len(cycles)} whole cycles after the first")
+    for (name, (percent, error)), points in zip(rises.items(), (lowest, highest, mean)):
+        middle = sorted(value for _, value in points)[len(points) // 2] / 2**20
+        print(f"resident memory, {name} of a cycle: {middle:.1f} MiB (median), growth {percent:+.2f}% ± {error:.2f}")
     print(f"open files {files[0]} and {files[1]}, threads {threads[0]} and {threads[1]}")
     print(f"exit status after SIGTERM {status}")
     faults = [
-        ("memory grows", percent > args.growth),
+        *((f"the {name} memory of a cycle grows", rises[name][0] > args.growth) for name in ("lowest", "highest")),
         ("files are left open", files[1] > files[0]),
         ("threads are left", threads[1] > threads[0]),
         ("the status is not 130", status != 130),
