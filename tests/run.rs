@@ -231,23 +231,36 @@ fn adapters_train_resume_and_export() {
     assert!(gap(&adapted, &merged) < 1e-4, "{adapted:?} {merged:?}");
     assert!(gap(&adapted, &score(Path::new("embedded"))) > 1e-4, "the adapters changed nothing");
 
+    // What was planned stays, whatever memory is free now and whatever the settings leave open again.
+    let planned = "micro_batch_tokens = 1999";
+    let text = fs::read_to_string(whole.join("config.toml")).unwrap();
+    let before = text.lines().find(|line| line.starts_with("micro_batch_tokens")).unwrap();
+    fs::write(whole.join("config.toml"), text.replace(before, planned)).unwrap();
+    run(whole.clone(), &[LORA, &["--resume", "auto"]].concat());
+    let text = fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert!(text.contains(planned), "{text}");
+
     let refused = trainer(&folder.path().join("again"), &["--set", &format!("model.path={}", checkpoint.display())]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("trainer export"));
 }
 
-/// All weights in bf16 with f32 master copies: a resumed run is the same run.
+/// All weights in bf16 with f32 master copies, and the same with products, gradients and moments in bf16: a resumed run is
+/// the same run.
 #[test]
 fn weights_in_bf16_train_and_resume() {
     let folder = tempfile::tempdir().unwrap();
-    let bf16 = &["--set", "model.dtype=bf16", "--set", "schedule.l_max=256", "--set", "schedule.l_min=192"];
-    let whole = run(folder.path().join("whole"), bf16);
-    let metrics = rows(&whole, "metrics.jsonl");
-    for row in &metrics {
-        assert!(row["logprob_gap"].as_f64().unwrap() < 1e-4, "{row}");
+    let bf16 = ["--set", "model.dtype=bf16", "--set", "schedule.l_max=256", "--set", "schedule.l_min=192"];
+    let all = ["--set", "model.compute=bf16", "--set", "sampler.compute=bf16", "--set", "optimizer.state=bf16"];
+    for (name, more, gap) in [("weights", &[][..], 1e-4), ("all", &all, 0.05)] {
+        let whole = run(folder.path().join(name), &[&bf16, more].concat());
+        let metrics = rows(&whole, "metrics.jsonl");
+        for row in &metrics {
+            assert!(row["logprob_gap"].as_f64().unwrap() < gap, "{row}");
+        }
+        let before = weights(&whole);
+        resume(&whole);
+        assert_eq!(rows(&whole, "metrics.jsonl"), metrics, "{name}");
+        assert!(weights(&whole) == before, "{name}: the weights differ");
     }
-    let before = weights(&whole);
-    resume(&whole);
-    assert_eq!(rows(&whole, "metrics.jsonl"), metrics);
-    assert!(weights(&whole) == before, "the weights differ");
 }

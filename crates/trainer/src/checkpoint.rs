@@ -170,13 +170,17 @@ impl Checkpoints {
         self.set_aside(checkpoint, ASIDE[0])
     }
 
-    /// Moves the checkpoints of steps after `step` out of the way of a run that goes back to it. Returns where they are.
+    /// Moves the checkpoints of steps after `step`, under whatever name, out of the way of a run that goes back to it: its
+    /// rows end there, so it could not go on from them. Returns where they are, the newest last.
     ///
     /// # Errors
     /// If one can't be renamed.
     pub fn set_aside_later(&self, step: u64) -> Result<Vec<PathBuf>> {
-        let later = find::steps(&self.folder)?.split_off(&(step + 1));
-        later.values().map(|name| self.set_aside(&self.folder.join(name), ASIDE[1])).collect()
+        let mut later = find::named(&self.folder)?;
+        later.extend(find::steps(&self.folder)?);
+        later.retain(|(of, _)| *of > step);
+        later.sort();
+        later.iter().map(|(_, name)| self.set_aside(&self.folder.join(name), ASIDE[1])).collect()
     }
 
     fn set_aside(&self, checkpoint: &Path, prefix: &str) -> Result<PathBuf> {

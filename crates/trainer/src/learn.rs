@@ -19,6 +19,7 @@ use crate::metrics::LearningFigures;
 use crate::optimizer::{AdamW, Gradients, NotFinite};
 use crate::update::{self, Sequence};
 use example::{Example, Tokens};
+use reference::mean_kl;
 
 /// The rollouts of one problem, one value each in every list.
 #[derive(Clone, Copy, Debug)]
@@ -90,14 +91,16 @@ impl Learner<'_> {
     /// # Errors
     /// If a device fails.
     pub fn step(&mut self, groups: &[Group], rate: impl Fn(usize) -> f64) -> Result<Learned> {
-        let used: Vec<Group> = groups.iter().copied().filter(Group::is_used).collect();
-        let kl = self.reference_kl(groups)?;
+        let scores = self.reference_scores(groups)?;
+        let kl = mean_kl(groups, &scores);
+        let used: Vec<(Group, Vec<Vec<f32>>)> =
+            groups.iter().copied().zip(scores).filter(|(group, _)| group.is_used()).collect();
         let mut learned = Learned {
             figures: LearningFigures { groups_used: used.len(), kl, ..LearningFigures::default() },
             skipped_in_a_row: self.skipped_in_a_row,
             ..Learned::default()
         };
-        let examples = self.examples(&used)?;
+        let examples = self.examples(used)?;
         for (i, range) in parts(examples.len(), self.config.optimizer.updates_per_step).enumerate() {
             let examples: Vec<&Example> = examples[range].iter().flatten().collect();
             let rate = rate(i);
@@ -140,6 +143,7 @@ impl Learner<'_> {
         let cuts = update::micro_batches(&lengths, model.micro_batch_tokens);
         let pass = Pass { temperature: self.config.sampler.temperature, recompute: model.recompute };
         let batch = (sequences.as_slice(), cuts.as_slice());
+        self.gradients.begin(self.optimizer.step_count())?;
         let differentiated = update::gradients(self.gradients, self.model, batch, pass, |range, scores| {
             let tokens = Tokens::new(&examples[range.clone()], &weights[range], loss.importance_cap)?;
             let gap = tokens.gap(&scores.log_probs.to_vec1::<f32>()?);

@@ -131,7 +131,15 @@ pub struct MetricsWriter {
     steps: Lines,
     evals: Lines,
     events: EventFile,
-    lost_events: Option<String>,
+    lost_events: LostEvents,
+}
+
+/// Whether TensorBoard's copy lacks rows, and whether that was said.
+#[derive(Debug)]
+enum LostEvents {
+    None,
+    Unsaid(String),
+    Said,
 }
 
 impl MetricsWriter {
@@ -168,7 +176,7 @@ impl MetricsWriter {
             steps: Lines::open(dir.join(STEPS_FILE))?,
             evals: Lines::open(dir.join(EVALS_FILE))?,
             events: EventFile::create(dir, purge_from)?,
-            lost_events: None,
+            lost_events: LostEvents::None,
         })
     }
 
@@ -194,14 +202,27 @@ impl MetricsWriter {
 
     /// TensorBoard's copy of a row: not worth a run, so that a failure is only remembered.
     fn draw(&mut self, section: &str, step: usize, object: &Map<String, Value>) {
-        if let Err(error) = self.events.scalars(section, step, &figures(object)) {
-            self.lost_events.get_or_insert_with(|| format!("{error:#}"));
+        if let Err(error) = self.events.scalars(section, step, &figures(object))
+            && matches!(self.lost_events, LostEvents::None)
+        {
+            self.lost_events = LostEvents::Unsaid(format!("{error:#}"));
         }
     }
 
-    /// What could not be written so far, in a line; `None` if everything was.
+    /// Why rows wait to be written, in a line; `None` if none does.
     pub fn trouble(&self) -> Option<&str> {
-        [self.steps.waiting(), self.evals.waiting(), self.lost_events.as_deref()].into_iter().flatten().next()
+        self.steps.waiting().or(self.evals.waiting())
+    }
+
+    /// Why TensorBoard's copy lacks a row, in a line, for the first such row.
+    pub fn lost_events(&mut self) -> Option<String> {
+        match std::mem::replace(&mut self.lost_events, LostEvents::Said) {
+            LostEvents::Unsaid(error) => Some(error),
+            before => {
+                self.lost_events = before;
+                None
+            }
+        }
     }
 
     /// Writes what waits and makes all rows last: a checkpoint must never be ahead of them.

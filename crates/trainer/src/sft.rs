@@ -84,6 +84,7 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
         let lengths: Vec<usize> = batch.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, MICRO_BATCH_TOKENS);
         let pass = Pass { temperature: 1.0, recompute: None };
+        gradients.begin(step as u64)?;
         let losses = update::gradients(&mut gradients, model, (&batch, &cuts), pass, |_, scores| {
             let loss = (scores.log_probs.sum_all()? * (-1.0 / scored as f64))?;
             let value = loss.to_scalar::<f32>()?;

@@ -78,8 +78,8 @@ fn side_by_side(model: &Qwen2) -> bool {
     model.device().is_cpu() && gradient_bytes(model) * rayon::current_num_threads() <= GRADIENTS_IN_FLIGHT
 }
 
-/// Sums the gradients of `loss(range, scores)` over the micro-batches (sequences, and the ranges of them) in `sum`, and
-/// returns what else each gave, in order.
+/// Adds the gradients of `loss(range, scores)` over the micro-batches (sequences, and the ranges of them) to `sum`, which
+/// [`Gradients::begin`] has made ready, and returns what else each gave, in order.
 ///
 /// Micro-batches of a small model run side by side, each with gradients of its own; those of a large one run one after
 /// the other and add to the sum in place.
@@ -97,7 +97,6 @@ pub fn gradients<T: Send>(
         let batch = pack(&sequences[range.clone()]);
         backward::gradients(model, &batch, pass, |scores| loss(range, scores), sum)
     };
-    sum.zero()?;
     let mut others = Vec::with_capacity(batches.len());
     // By the model's size alone: a tied embedding gets its gradient in two parts, and the order of the sum shows in its
     // last bits.

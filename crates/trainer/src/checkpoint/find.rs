@@ -40,12 +40,7 @@ pub fn newest_whole(run: &Path) -> Result<Option<Found>> {
     let mut candidates: Vec<(u64, PathBuf)> =
         steps(&folder)?.into_iter().map(|(step, name)| (step, folder.join(name))).collect();
     candidates.reverse();
-    for name in entries(&folder)? {
-        let other = name.starts_with(['.']) || name.starts_with("step-") || ASIDE.iter().any(|a| name.starts_with(a));
-        if let (false, Ok(state)) = (other, manifest::read_state(&folder.join(&name))) {
-            candidates.push((state.step, folder.join(name)));
-        }
-    }
+    candidates.extend(named(&folder)?.into_iter().map(|(step, name)| (step, folder.join(name))));
     // Stable: of the same step, its own folder comes before its names.
     candidates.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     let mut damaged = Vec::new();
@@ -72,6 +67,15 @@ pub fn checkpoint_or_newest(path: &Path) -> Result<Option<Found>> {
         return Ok(Some(Found { path: path.to_owned(), state: read(path)?, damaged: Vec::new() }));
     }
     newest_whole(if path.ends_with(FOLDER) { path.parent().unwrap_or(path) } else { path })
+}
+
+/// The checkpoints that have a name of their own, such as `cycle-1-low`, with their steps, as far as a `state.json` can be
+/// read; those that are set aside are not among them.
+pub(super) fn named(folder: &Path) -> Result<Vec<(u64, String)>> {
+    let names = entries(folder)?.into_iter().filter(|name| {
+        !name.starts_with('.') && !name.starts_with("step-") && !ASIDE.iter().any(|aside| name.starts_with(aside))
+    });
+    Ok(names.filter_map(|name| Some((manifest::read_state(&folder.join(&name)).ok()?.step, name))).collect())
 }
 
 /// The steps that have a checkpoint, in order, with the names of their folders.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::TrainArgs;
 use crate::commands::UsageError;
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 
 /// The `--resume` that goes on with the run of `--out` where there is one, and begins it where there is none.
 const AUTO: &str = "auto";
@@ -25,6 +25,13 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if args.out.is_none() && run_folder.is_some() {
         // Where it is now, not where it was when it was written.
         config.run.out = run_folder;
+    }
+    if let (None, Some(written)) = (config.model.micro_batch_tokens, &written)
+        && resume.is_some()
+    {
+        // What was planned when the run began, whatever memory is free now: the order of its sums hangs on it.
+        config.model.micro_batch_tokens =
+            Config::resolve(Some(written), &[], &Overrides::default())?.model.micro_batch_tokens;
     }
     super::use_threads(config.run.threads)?;
     crate::run::train(config, resume)

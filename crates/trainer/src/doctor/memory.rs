@@ -275,10 +275,12 @@ pub fn longest_sequence(config: &Config) -> usize {
     config.data.max_prompt_tokens.saturating_add(budget.max(config.evaluate.max_tokens.unwrap_or(0)))
 }
 
-/// Rows that may be generated at once.
+/// Rows that may be generated at once, in a step or in an evaluation.
 fn rows(config: &Config) -> u64 {
-    let sampler = &config.sampler;
-    sampler.max_rows.min(sampler.prompts_per_step.saturating_mul(sampler.group_size)) as u64
+    let (sampler, evaluate) = (&config.sampler, &config.evaluate);
+    let step = sampler.prompts_per_step.saturating_mul(sampler.group_size);
+    let evaluation = evaluate.problems.saturating_mul(evaluate.samples);
+    sampler.max_rows.min(step.max(evaluation)) as u64
 }
 
 /// Of so many rows, of numbers of `width` bytes.
@@ -335,6 +337,7 @@ mod tests {
         config.model.micro_batch_tokens = Some(1000);
         (config.data.max_prompt_tokens, config.schedule.l_max, config.schedule.l_min) = (100, 400, 200);
         (config.sampler.prompts_per_step, config.sampler.group_size, config.sampler.max_rows) = (3, 4, 100);
+        (config.evaluate.problems, config.evaluate.samples) = (5, 2);
         config
     }
 
@@ -356,6 +359,15 @@ mod tests {
         // 12 rows of 500 tokens, each token 2 · 2 · 4 numbers.
         assert_eq!(need.bytes("key-value cache"), 4 * 12 * 500 * 16);
         assert_eq!(need.total(), need.items.iter().map(|item| item.bytes).sum::<u64>());
+    }
+
+    #[test]
+    fn an_evaluation_may_need_more_rows_than_a_step() {
+        let mut config = config();
+        config.evaluate.samples = 8;
+        assert_eq!(rows(&config), 40);
+        config.sampler.max_rows = 32;
+        assert_eq!(rows(&config), 32);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A rollout as the loss sees it, and the response tokens of a micro-batch, one value a token.
 
 use anyhow::Result;
-use model::Qwen2;
 
 use super::{Group, Learner};
 use crate::loss::{LossInputs, importance_weights};
@@ -19,38 +18,36 @@ pub(super) struct Example {
 }
 
 impl Learner<'_> {
-    /// The kept rollouts of each group, with what the loss needs to know of them.
-    pub(super) fn examples(&self, groups: &[Group]) -> Result<Vec<Vec<Example>>> {
-        let rewards: Vec<Vec<f64>> = groups.iter().map(|g| g.rewards.to_vec()).collect();
+    /// The kept rollouts of each group, with what the loss needs to know of them. A group comes with the reference model's
+    /// log-probs of its rollouts, which only a penalty needs.
+    pub(super) fn examples(&self, groups: Vec<(Group, Vec<Vec<f32>>)>) -> Result<Vec<Vec<Example>>> {
+        let rewards: Vec<Vec<f64>> = groups.iter().map(|(group, _)| group.rewards.to_vec()).collect();
         let advantages = self.config.loss.advantage.compute(&rewards);
-        let mut examples: Vec<Vec<Example>> =
-            groups.iter().zip(advantages).map(|(group, advantages)| kept(group, &advantages)).collect();
+        let penalty = self.reference.is_some() && self.config.reference.kl_beta > 0.0;
+        let mut examples: Vec<Vec<Example>> = groups
+            .into_iter()
+            .zip(advantages)
+            .map(|((group, scores), advantages)| kept(&group, &advantages, penalty.then_some(scores)))
+            .collect();
         if self.config.loss.importance_cap.is_some() {
-            self.attach(&self.model.detached(), &mut examples, |e, scores| e.old = Some(scores))?;
-        }
-        if let Some(reference) = self.reference.filter(|_| self.config.reference.kl_beta > 0.0) {
-            self.attach(reference, &mut examples, |e, scores| e.reference = Some(scores))?;
+            let sequences: Vec<Sequence> = examples.iter().flatten().map(|e| e.sequence.clone()).collect();
+            let scores = self.score(&self.model.detached(), &sequences)?;
+            for (example, scores) in examples.iter_mut().flatten().zip(scores) {
+                example.old = Some(scores);
+            }
         }
         Ok(examples)
     }
-
-    fn attach(&self, model: &Qwen2, examples: &mut [Vec<Example>], put: impl Fn(&mut Example, Vec<f32>)) -> Result<()> {
-        let sequences: Vec<Sequence> = examples.iter().flatten().map(|e| e.sequence.clone()).collect();
-        let scores = self.score(model, &sequences)?;
-        for (example, scores) in examples.iter_mut().flatten().zip(scores) {
-            put(example, scores);
-        }
-        Ok(())
-    }
 }
 
-fn kept(group: &Group, advantages: &[f64]) -> Vec<Example> {
+/// `reference`: log-probs of all of the group's rollouts.
+fn kept(group: &Group, advantages: &[f64], mut reference: Option<Vec<Vec<f32>>>) -> Vec<Example> {
     let kept = (0..group.rollouts.len()).filter(|&i| group.kept[i]);
     kept.map(|i| Example {
         sequence: group.sequence(i),
         sampled: group.rollouts[i].log_probs.clone(),
         old: None,
-        reference: None,
+        reference: reference.as_mut().map(|scores| std::mem::take(&mut scores[i])),
         advantage: advantages[i] as f32,
     })
     .collect()

@@ -24,6 +24,8 @@ pub(super) struct Lines {
     /// Rows that wait for room, and why.
     pending: String,
     trouble: Option<String>,
+    /// Whether half of a row may be behind the rows that are written.
+    torn: bool,
 }
 
 impl Lines {
@@ -35,7 +37,7 @@ impl Lines {
             Ok::<_, io::Error>((file, written))
         };
         let (file, written) = open().with_context(|| format!("{}: cannot write", path.display()))?;
-        Ok(Self { path, file, written, pending: String::new(), trouble: None })
+        Ok(Self { path, file, written, pending: String::new(), trouble: None, torn: false })
     }
 
     /// Writes `row` as one line, in one call, and returns it as an object. Where there is no room for it, it waits.
@@ -51,18 +53,28 @@ impl Lines {
     }
 
     fn write_pending(&mut self) {
-        match self.file.write_all(self.pending.as_bytes()).and_then(|()| self.file.flush()) {
+        match self.write() {
             Ok(()) => {
                 self.written += self.pending.len() as u64;
                 self.pending.clear();
                 self.trouble = None;
             }
             Err(error) => {
-                // Half of a row would spoil the next one. Where even this fails, readers leave the torn row out.
-                let _ = self.file.set_len(self.written);
+                // Half of a row would spoil the next one. Where even this fails, nothing follows it before it succeeds, and
+                // readers leave a last row that does not end out.
+                self.torn = self.file.set_len(self.written).is_err();
                 self.trouble = Some(format!("{}: cannot write: {error}", self.path.display()));
             }
         }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.written)?;
+            self.torn = false;
+        }
+        self.file.write_all(self.pending.as_bytes())?;
+        self.file.flush()
     }
 
     /// Why rows wait, if any do.
@@ -137,10 +149,14 @@ mod tests {
         let path = folder.path().join("rows.jsonl");
         // Every write to this device fails for want of room.
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let mut lines = Lines { path: path.clone(), file: full, written: 0, pending: String::new(), trouble: None };
+        let mut lines =
+            Lines { path: path.clone(), file: full, written: 0, pending: String::new(), trouble: None, torn: false };
         lines.append(&serde_json::json!({"step": 1}), 1).unwrap();
         assert!(lines.waiting().unwrap().contains("rows.jsonl: cannot write: "), "{:?}", lines.waiting());
         assert!(lines.sync().is_err());
+        // Half of the row is there, and could not be cut off.
+        assert!(lines.torn);
+        fs::write(&path, "{\"st").unwrap();
         // Room again.
         lines.file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
         lines.append(&serde_json::json!({"step": 2}), 2).unwrap();

@@ -11,6 +11,9 @@ use model::kernels::sums::HostSum;
 use model::ops::norm;
 use rayon::prelude::*;
 
+/// How far apart the additions of two updates are numbered: odd, and far from what one update needs.
+const APART: u32 = 0x9e37_79b1;
+
 /// One sum for each variable.
 ///
 /// Micro-batches may run on any threads, each with `Gradients` of its own, which are added in the order of the batch by
@@ -32,7 +35,8 @@ struct Entry {
 #[derive(Debug)]
 pub(super) enum Sum {
     Host(Vec<f32>),
-    /// In bf16, rounded by chance, with the number of additions.
+    /// In bf16, rounded by chance, which the number of the addition decides: from one update to the next they go on at
+    /// another place.
     Narrow {
         sums: Vec<bf16>,
         additions: u32,
@@ -119,7 +123,7 @@ impl Gradients {
         }
     }
 
-    /// Names of the variables that no gradient was added to since the start or the last [`Gradients::zero`].
+    /// Names of the variables that no gradient was added to since the last [`Gradients::begin`].
     #[must_use]
     pub fn missing(&self) -> Vec<&str> {
         let missing = self.entries.iter().filter(|entry| !entry.received);
@@ -151,33 +155,22 @@ impl Gradients {
         Ok(norm::squares(&sums.iter().collect::<Vec<_>>())?)
     }
 
-    /// Multiplies all sums.
+    /// Back to zeros, for the batch of the update of this number; host memory is kept.
     ///
-    /// # Errors
-    /// If a device fails.
-    pub fn scale(&mut self, factor: f64) -> Result<()> {
-        for entry in &mut self.entries {
-            match &mut entry.sum {
-                Sum::Host(values) => values.par_iter_mut().for_each(|value| *value *= factor as f32),
-                Sum::Narrow { sums, .. } => sums.par_iter_mut().for_each(|sum| {
-                    *sum = bf16::from_f32(sum.to_f32() * factor as f32);
-                }),
-                Sum::Device(tensor) => *tensor = (&*tensor * factor)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Back to zeros, for the next batch; host memory is kept.
+    /// What is rounded by chance follows from the number and not from what was summed before, so that a run that goes on
+    /// from a checkpoint rounds as the one that was left alone.
     ///
     /// # Errors
     /// If a device has no memory for them.
-    pub fn zero(&mut self) -> Result<()> {
+    pub fn begin(&mut self, update: u64) -> Result<()> {
         for entry in &mut self.entries {
             entry.received = false;
             match &mut entry.sum {
                 Sum::Host(values) => values.fill(0.0),
-                Sum::Narrow { sums, .. } => sums.fill(bf16::ZERO),
+                Sum::Narrow { sums, additions } => {
+                    sums.fill(bf16::ZERO);
+                    *additions = (update as u32).wrapping_mul(APART);
+                }
                 Sum::Device(tensor) => *tensor = tensor.zeros_like()?,
             }
         }

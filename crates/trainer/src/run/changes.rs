@@ -24,7 +24,7 @@ const FREE: [&str; 13] = [
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.background",
-    // They say when the run ends, which its past does not know; `budgets_agree` looks at what they do to it.
+    // They say when the run ends, which its past does not know; `budgets_agree` looks at what the first does to it.
     "schedule.cycles",
     "schedule.rollout_tokens",
 ];
@@ -69,18 +69,23 @@ pub fn refuse(before: &BTreeMap<String, String>, config: &Config, steps_done: us
             format!("{key} = {new}: this run was made with {old}, and the steps done depend on it; leave it as it is, or start a new run with another --out")
         })
         .collect();
-    if let Some((key, old, new)) = changed.iter().find(|(key, ..)| *key == "schedule.cycles") {
-        if !budgets_agree(before, config, steps_done) {
-            refused.push(format!(
-                "{key} = {new}: this run was made with {old}, and with {new} the {steps_done} steps done would have had \
-                 other budgets; leave it as it is, or start a new run with another --out"
-            ));
-        } else if config.optimizer.decay != schedule::Decay::Constant {
-            note(&format!(
-                "{key} = {new}, before {old}: from here on the learning rate decays towards the new end; the steps done \
-                 had the rates of the old one"
-            ));
-        }
+    if let Some((key, old, new)) = changed.iter().find(|(key, ..)| *key == "schedule.cycles")
+        && !budgets_agree(before, config, steps_done)
+    {
+        refused.push(format!(
+            "{key} = {new}: this run was made with {old}, and with {new} the {steps_done} steps done would have had other \
+             budgets; leave it as it is, or start a new run with another --out"
+        ));
+    }
+    let end = changed.iter().find(|(key, ..)| FREE.contains(&key.as_str()));
+    if let Some((key, old, new)) = end
+        && refused.is_empty()
+        && config.optimizer.decay != schedule::Decay::Constant
+    {
+        note(&format!(
+            "{key} = {new}, before {old}: from here on the learning rate decays towards the new end; the steps done had \
+             the rates of the old one"
+        ));
     }
     match refused.is_empty() {
         true => Ok(()),

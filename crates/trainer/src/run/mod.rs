@@ -4,7 +4,7 @@
 //! schedule --budget--> sampler --rollouts--> reward --scores--> trainer --advantages, loss, step--> model --weights--> sampler
 //! ```
 
-mod changes;
+pub(crate) mod changes;
 mod collect;
 mod evidence;
 mod interrupt;

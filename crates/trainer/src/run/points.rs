@@ -77,9 +77,10 @@ impl Run {
             let names = self.names();
             self.keep(&names)?;
         }
-        let written: Vec<String> = read_evals(&self.folder)?.into_iter().map(|row| row.name).collect();
+        let rows = read_evals(&self.folder)?;
         for name in self.evaluations() {
-            if !written.contains(&name) {
+            // `end` comes again at another step when a run that had spent its tokens is given more.
+            if !rows.iter().any(|row| row.name == name && row.step == self.step) {
                 self.evaluate(&name)?;
             } else if !self.samples.has_evaluation(self.step, &name) {
                 // A disk had room for the row alone.
@@ -175,6 +176,9 @@ impl Run {
 
     /// Says, once, that rows or samples wait for room, and that they are written again.
     pub fn say_trouble(&mut self) {
+        if let Some(lost) = self.metrics.lost_events() {
+            self.screen.line(&format!("{lost}; TensorBoard will not show everything, the .jsonl files have it"));
+        }
         let trouble = self.metrics.trouble().or(self.samples.trouble()).map(str::to_owned);
         if trouble == self.said {
             return;

@@ -8,6 +8,7 @@ use crate::{
     checkpoint,
     config::{Config, Overrides},
     metrics::{EVALS_FILE, EvalRow, STEPS_FILE, StepRow, read_evals, read_steps},
+    run::changes,
 };
 
 /// How far a run has come.
@@ -47,7 +48,7 @@ pub fn inspect(folder: &Path, wanted: &Config) -> Result<State> {
         return Ok(if folder.join(STEPS_FILE).exists() { State::Torn } else { State::Absent });
     }
     let found = Config::resolve(Some(&config), &[], &Overrides::default())?;
-    if !same(&found, wanted) {
+    if !same(&found, wanted)? {
         return Ok(State::Other);
     }
     if !folder.join(STEPS_FILE).exists() || !folder.join(EVALS_FILE).exists() {
@@ -58,15 +59,11 @@ pub fn inspect(folder: &Path, wanted: &Config) -> Result<State> {
     if ended(wanted, &steps)? && has_all(wanted, &evals, done, true)? {
         return Ok(State::Complete(Ended { evals, steps: done, tokens }));
     }
-    let Some(latest) = checkpoint::latest(folder)? else { return Ok(State::Torn) };
-    // A torn checkpoint is no reason to stop: the run is made again. An evaluation that was interrupted after its
-    // checkpoint would be missing for good, so that run is made again as well.
-    let resumable = match checkpoint::read(&latest) {
-        Ok(state) => {
-            let before: Vec<StepRow> = steps.into_iter().filter(|row| row.step <= state.step as usize).collect();
-            !ended(wanted, &before)? && has_all(wanted, &evals, state.step as usize, false)?
-        }
-        Err(_) => false,
+    // Where no checkpoint is whole, the run is made again. It makes up for the evaluation of the step that it goes on from,
+    // but not for one before.
+    let resumable = match checkpoint::newest_whole(folder) {
+        Ok(Some(found)) => has_all(wanted, &evals, found.state.step as usize, false)?,
+        Ok(None) | Err(_) => false,
     };
     Ok(if resumable { State::Resumable } else { State::Torn })
 }
@@ -83,17 +80,13 @@ pub fn is_other(folder: &Path, wanted: &Config) -> Result<bool> {
     }
     let mut found = Config::resolve(Some(&path), &[], &Overrides::default())?;
     found.schedule.rollout_tokens = wanted.schedule.rollout_tokens;
-    Ok(!same(&found, wanted))
+    Ok(!same(&found, wanted)?)
 }
 
-/// Whether two runs have the same results: where a run lies and how many threads it has does not matter.
-fn same(a: &Config, b: &Config) -> bool {
-    let essence = |config: &Config| {
-        let mut config = config.clone();
-        (config.run.out, config.run.threads) = (None, None);
-        config
-    };
-    essence(a) == essence(b)
+/// Whether two runs have the same results: where a run lies, how many threads it has and how it plans its memory does not
+/// matter.
+fn same(a: &Config, b: &Config) -> Result<bool> {
+    Ok(changes::lasting(a)? == changes::lasting(b)?)
 }
 
 /// Whether a run with these steps is at its end.
@@ -103,12 +96,12 @@ fn ended(config: &Config, steps: &[StepRow]) -> Result<bool> {
     Ok(steps.last().is_some_and(|row| row.step >= total || spent(row)))
 }
 
-/// Whether the evaluations up to step `done` are all there; at the end of a run its last step has one too.
+/// Whether the evaluations before step `done` are all there; at the end of a run also its own.
 fn has_all(config: &Config, evals: &[EvalRow], done: usize, at_end: bool) -> Result<bool> {
     let has = |name: &str| evals.iter().any(|row| row.name == name);
     let marks = config.schedule.budget().context("the schedule of a study")?.marks();
-    let due = |step: usize, name: String| step > done || has(&name);
-    Ok(has("start")
+    let due = |step: usize, name: String| step > done || (step == done && !at_end) || has(&name);
+    Ok(due(0, "start".into())
         && marks.iter().all(|mark| {
             due(mark.low, format!("cycle-{}-low", mark.cycle)) && due(mark.high, format!("cycle-{}-high", mark.cycle))
         })

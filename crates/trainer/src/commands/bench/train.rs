@@ -74,6 +74,7 @@ pub(super) fn run(args: &BenchArgs, model: &Qwen2) -> Result<Found> {
             let value = loss.to_scalar::<f32>()?;
             Ok((loss, f64::from(value)))
         };
+        gradients.begin(optimizer.step_count())?;
         let parts = update::gradients(&mut gradients, model, (&sequences, &passes), pass, loss)?;
         optimizer.step(&gradients, args.learning_rate)?;
         losses.push(parts.iter().sum());
