@@ -134,6 +134,9 @@ pub fn shortage(need: &Need, there: Memory, config: &Config) -> Option<String> {
     if config.model.dtype == Dtype::F32 {
         remedies.push("set model.dtype = \"bf16\"");
     }
+    if need.bytes("key-value cache") > need.total() / 4 {
+        remedies.push("lower sampler.cache_memory");
+    }
     remedies.push("lower model.micro_batch_tokens, sampler.max_rows or schedule.l_max");
     Some(format!(
         "memory: about {} needed, {} available of {}; {}",

@@ -162,6 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn a_run_goes_on_from_a_checkpoint_whose_own_evaluation_is_missing() {
+        let with_checkpoint = |step: u64, names: &[(usize, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), &config(&[]), 2, names);
+            let checkpoints = checkpoint::Checkpoints::open(folder.path(), 1).unwrap();
+            let state = checkpoint::State { step, ..Default::default() };
+            checkpoints.save(&state, &|to| Ok(fs::write(to.join(checkpoint::OPTIMIZER_FILE), "x")?)).unwrap();
+            inspect(folder.path(), &config(&["model.micro_batch_tokens=99"])).unwrap()
+        };
+        assert_eq!(with_checkpoint(1, &[(0, "start")]), State::Resumable);
+        assert_eq!(with_checkpoint(2, &[(0, "start"), (1, "cycle-1-low")]), State::Resumable);
+        assert_eq!(with_checkpoint(2, &[(0, "start")]), State::Torn, "the low would be missing for good");
+    }
+
+    #[test]
     fn other_settings_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(inspect(folder.path(), &config(&[])).unwrap(), State::Absent);
