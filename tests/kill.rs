@@ -235,3 +235,23 @@ fn a_second_program_is_refused() {
     let (status, said) = end(start(&out, 1));
     assert_eq!(status, Some(0), "{said}");
 }
+
+/// As under `nohup`, and as in the background of a script, where Ctrl-C is ignored.
+#[test]
+fn a_signal_that_was_ignored_at_the_start_is_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP INT; exec "$0" "$@""#, env!("CARGO_BIN_EXE_trainer")]).args(settings());
+    let child = command.arg("--out").arg(&out).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while rows_written(&out) == 0 {
+        sleep(Duration::from_millis(5));
+    }
+    ["HUP", "INT"].iter().for_each(|name| signal(&child, name));
+    let (status, said) = end(child);
+    assert_eq!((status, rows_written(&out)), (Some(0), 8), "{said}");
+}
+
+fn rows_written(run: &Path) -> usize {
+    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}

@@ -6,6 +6,8 @@ use crate::{Error, Kind, Phase};
 
 /// Steps and tokens are kept below this, so that every product below stays exact in integers and in `f64`.
 const LIMIT: usize = u32::MAX as usize;
+/// The most steps of a run: far beyond any, and few enough to be listed.
+const STEPS: usize = 10_000_000;
 
 /// The `[schedule]` section of a configuration, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +34,8 @@ impl Settings {
         let mut problems: Vec<Error> =
             [("cycles", cycles), ("cycle_steps", cycle_steps)].into_iter().filter_map(out_of_range).collect();
         // What two values make together says nothing where one of them is wrong by itself.
-        if problems.is_empty() && cycles.checked_mul(cycle_steps).is_none_or(|steps| steps > LIMIT) {
-            problems.push(Error::TooManySteps { cycles, cycle_steps, limit: LIMIT });
+        if problems.is_empty() && cycles.checked_mul(cycle_steps).is_none_or(|steps| steps > STEPS) {
+            problems.push(Error::TooManySteps { cycles, cycle_steps, limit: STEPS });
         }
         if kind == Kind::Staged {
             problems.extend(stage_problems(&self.stages));

@@ -144,7 +144,7 @@ fn all_problems_of_a_schedule_are_found_at_once() {
     assert_eq!(several.problems(), [Error::Zero { key: "cycles" }, Error::Zero { key: "l_max" }, unused]);
     // The bounds are compared, and the steps multiplied, where each is sound by itself.
     let many = Settings { cycles: 1 << 20, cycle_steps: 1 << 20, l_min: 449, ..good };
-    let steps = Error::TooManySteps { cycles: 1 << 20, cycle_steps: 1 << 20, limit: u32::MAX as usize };
+    let steps = Error::TooManySteps { cycles: 1 << 20, cycle_steps: 1 << 20, limit: 10_000_000 };
     assert_eq!(many.problems(), [steps, Error::BoundsSwapped { l_min: 449, l_max: 448 }]);
     let stages = [Error::FirstStage { step: 1 }, Error::StageLength { index: 1 }];
     let order = Error::StageOrder { index: 2, step: 5, previous: 5 };

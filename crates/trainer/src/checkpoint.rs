@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use disk::write_whole;
-pub use find::{Found, checkpoint_or_newest, latest, newest_whole};
+pub use find::{Found, checkpoint_or_newest, latest, names, newest_whole};
 
 /// The folder of a run that holds its checkpoints.
 pub const FOLDER: &str = "checkpoints";

@@ -3,6 +3,7 @@
 /// Sets up allocation and candle's threads; to be called first in `main`, while there is one thread.
 pub fn prepare() {
     keep_freed_memory();
+    outlive_file_limits();
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: nothing else runs yet, so no other thread reads or writes the environment.
         //
@@ -37,6 +38,47 @@ pub fn return_freed_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// A file that may not grow further (`ulimit -f`) is then an error of the write, as on a full disk, and not the end of the
+/// program.
+#[cfg(unix)]
+fn outlive_file_limits() {
+    // SAFETY: no other thread runs yet, and ignoring a signal runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+#[cfg(not(unix))]
+fn outlive_file_limits() {}
+
+/// Calls `listen`, which takes over the signals that ask a program to stop, and gives those back that were ignored when it
+/// started: what runs under `nohup` outlives its terminal.
+#[cfg(unix)]
+pub fn but_for_ignored<T>(listen: impl FnOnce() -> T) -> T {
+    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM].map(|signal| {
+        // SAFETY: sigaction(2) with no new action only fills in the old one, which is plain data.
+        let ignored = unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+        };
+        (signal, ignored)
+    });
+    let listening = listen();
+    for (signal, _) in ignored.into_iter().filter(|(_, ignored)| *ignored) {
+        // SAFETY: ignoring a signal runs no code of ours, and signal(2) may be called at any time.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+    listening
+}
+
+/// Elsewhere nothing is ignored from the start.
+#[cfg(not(unix))]
+pub fn but_for_ignored<T>(listen: impl FnOnce() -> T) -> T {
+    listen()
 }
 
 /// Elsewhere the allocator does so by itself.

@@ -69,6 +69,18 @@ pub fn checkpoint_or_newest(path: &Path) -> Result<Option<Found>> {
     newest_whole(if path.ends_with(FOLDER) { path.parent().unwrap_or(path) } else { path })
 }
 
+/// The names of a run's checkpoints, in the order of their steps, without a look at what they hold.
+///
+/// # Errors
+/// If the run's folder can't be listed.
+pub fn names(run: &Path) -> Result<Vec<String>> {
+    let folder = run.join(FOLDER);
+    let mut all = named(&folder)?;
+    all.extend(steps(&folder)?);
+    all.sort();
+    Ok(all.into_iter().map(|(_, name)| name).collect())
+}
+
 /// The checkpoints that have a name of their own, such as `cycle-1-low`, with their steps, as far as a `state.json` can be
 /// read; those that are set aside are not among them.
 pub(super) fn named(folder: &Path) -> Result<Vec<(u64, String)>> {

@@ -3,7 +3,7 @@
 mod update;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -14,6 +14,7 @@ use super::ready;
 use crate::cli::ScoreArgs;
 use crate::commands::{UsageError, print};
 use crate::config::Dtype;
+use crate::data::next_line;
 use crate::update::{Sequence, each, micro_batches, pack};
 
 /// Tokens read before they are scored and printed: enough for every thread, few enough to keep in memory.
@@ -57,10 +58,19 @@ fn rows<'a>(path: &'a Path, config: &'a model::Config) -> Result<impl Iterator<I
     let shown = path.display();
     let file =
         File::open(path).map_err(|error| UsageError::new(format!("{shown}: cannot read these rows: {error}")))?;
-    let mut lines = BufReader::new(file).split(b'\n').zip(1..);
+    let (mut reader, mut text, mut line) = (BufReader::new(file), Vec::new(), 0);
+    let mut next = move || loop {
+        line += 1;
+        let parsed = match next_line(&mut reader, &mut text) {
+            Ok(false) => return None,
+            Ok(true) if text.trim_ascii().is_empty() => continue,
+            Ok(true) => parse(&text, config),
+            Err(error) => Err(error.to_string()),
+        };
+        return Some((line, parsed));
+    };
     Ok(std::iter::from_fn(move || {
-        let (text, line) = lines.find(|(text, _)| !text.as_ref().is_ok_and(|text| text.trim_ascii().is_empty()))?;
-        let parsed = text.map_err(|error| error.to_string()).and_then(|text| parse(&text, config));
+        let (line, parsed) = next()?;
         let row = parsed.map(|(fields, sequence)| Row { line, fields, sequence });
         Some(row.map_err(|problem| UsageError::new(format!("{shown}:{line}: {problem}")).into()))
     }))

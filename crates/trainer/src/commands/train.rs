@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint;
 use crate::cli::TrainArgs;
 use crate::commands::UsageError;
 use crate::config::{Config, Overrides};
@@ -62,7 +63,17 @@ fn run_folder(resume: &Path) -> anyhow::Result<PathBuf> {
     match found {
         // Shown as it was typed when it is the run folder itself.
         Some(folder) if folder == absolute => Ok(resume.to_path_buf()),
-        Some(folder) => Ok(folder.to_path_buf()),
+        Some(folder)
+            if folder.join(checkpoint::FOLDER) == absolute || absolute.join(checkpoint::STATE_FILE).is_file() =>
+        {
+            Ok(folder.to_path_buf())
+        }
+        Some(folder) => {
+            let names = checkpoint::names(folder)?;
+            let there = if names.is_empty() { "no checkpoint at all".into() } else { names.join(", ") };
+            let what = format!("--resume {}: no checkpoint there; {} has {there}", resume.display(), folder.display());
+            Err(UsageError::new(what).into())
+        }
         None => Err(UsageError::new(format!(
             "--resume {}: no run folder with a config.toml there; give runs/NAME or runs/NAME/checkpoints/NAME",
             resume.display()
@@ -82,8 +93,15 @@ mod tests {
         let checkpoint = run.join("checkpoints/step-000040");
         std::fs::create_dir_all(&checkpoint).unwrap();
         std::fs::write(run.join("config.toml"), "").unwrap();
+        std::fs::write(checkpoint.join("state.json"), "").unwrap();
         assert_eq!(run_folder(&run).unwrap(), run);
+        assert_eq!(run_folder(&run.join("checkpoints")).unwrap(), run);
         assert_eq!(run_folder(&checkpoint).unwrap(), run);
+        // Gone since, or never there: not a reason to begin the run again.
+        for missing in ["checkpoints/step-000001", "rollouts"] {
+            let message = run_folder(&run.join(missing)).unwrap_err().to_string();
+            assert!(message.contains("no checkpoint there") && message.ends_with(" has step-000040"), "{message}");
+        }
         let message = run_folder(folder.path()).unwrap_err().to_string();
         assert!(message.contains("no run folder with a config.toml"), "{message}");
     }

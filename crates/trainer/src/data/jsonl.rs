@@ -3,7 +3,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
 use reward::{Problem, VerifierKind};
@@ -16,6 +16,20 @@ use super::row::{self, Fault, Table};
 /// The longest line, in bytes, that is read into memory: far beyond any prompt.
 const LONGEST: u64 = 64 << 20;
 
+/// Reads the next line, its end included, into `line`, which is emptied first; says whether there was one.
+///
+/// # Errors
+/// It cannot be read, or is longer than any row, as in a file that is no JSONL.
+pub fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let length = reader.by_ref().take(LONGEST).read_until(b'\n', line)?;
+    if length as u64 == LONGEST && !line.ends_with(b"\n") {
+        let what = format!("is longer than {} MiB: is it one JSON object a line?", LONGEST >> 20);
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    }
+    Ok(length > 0)
+}
+
 /// The problems of a file; lines of white space are skipped.
 pub(super) fn read(path: &Path, reading: &Reading) -> Result<Table, DataError> {
     let io = |error| DataError::Io { path: path.to_owned(), error };
@@ -23,14 +37,13 @@ pub(super) fn read(path: &Path, reading: &Reading) -> Result<Table, DataError> {
     let mut table = Table::new(path, reading.bad_rows);
     let mut line = Vec::new();
     for number in 1.. {
-        line.clear();
-        let length = reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(io)?;
-        if length == 0 {
-            break;
-        }
-        if length as u64 == LONGEST && !line.ends_with(b"\n") {
-            let what = format!("is longer than {} MiB: is it one JSON object a line?", LONGEST >> 20);
-            return Err(DataError::Row { path: path.to_owned(), row: number, what });
+        match next_line(&mut reader, &mut line) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                return Err(DataError::Row { path: path.to_owned(), row: number, what: error.to_string() });
+            }
+            Err(error) => return Err(io(error)),
         }
         if !line.trim_ascii().is_empty() {
             table.push(number, parse(&line, reading.verifier));

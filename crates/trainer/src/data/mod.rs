@@ -15,6 +15,7 @@ mod source;
 pub mod traces;
 
 pub use error::DataError;
+pub use jsonl::next_line;
 pub use problems::{Loaded, Problems, Reading, Use, load};
 pub use row::{BadRows, Places};
 pub use source::Source;

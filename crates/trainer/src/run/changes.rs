@@ -62,13 +62,25 @@ pub fn refuse(before: &BTreeMap<String, String>, config: &Config, steps_done: us
     let after = lasting(config)?;
     let changed: Vec<(&String, &String, &String)> =
         after.iter().filter_map(|(key, new)| Some((key, before.get(key)?, new))).filter(|(_, a, b)| a != b).collect();
-    let mut refused: Vec<String> = changed
+    // A table in the place of "none", as `model.lora` may be, or the other way round.
+    let turned = |key: &str, others: &BTreeMap<String, String>| {
+        others.keys().any(|other| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let appeared = before.keys().filter(|key| turned(key, &after)).map(|key| (key, "none", "set"));
+    let vanished = after.keys().filter(|key| turned(key, before)).map(|key| (key, "one", "none"));
+    let mut refused: Vec<String> = appeared
+        .chain(vanished)
+        .map(|(key, old, new)| {
+            format!("{key}: this run was made with {old}, and now it is {new}; leave it as it is, or start a new run with another --out")
+        })
+        .collect();
+    let altered = changed
         .iter()
         .filter(|(key, ..)| !FREE.contains(&key.as_str()))
         .map(|(key, old, new)| {
             format!("{key} = {new}: this run was made with {old}, and the steps done depend on it; leave it as it is, or start a new run with another --out")
-        })
-        .collect();
+        });
+    refused.extend(altered);
     if let Some((key, old, new)) = changed.iter().find(|(key, ..)| *key == "schedule.cycles")
         && !budgets_agree(before, config, steps_done)
     {
@@ -135,6 +147,12 @@ mod tests {
         assert_eq!(message.lines().count(), 3, "{message}");
         let message = refusal(&[], &["schedule.cycles=1"], 30).unwrap();
         assert!(message.starts_with("schedule.cycles = 1: this run was made with 3"), "{message}");
+        // Another kind of value: a table where there was none.
+        let lora = ["model.lora={rank=2,alpha=4.0,targets=['q_proj']}"];
+        for (before, after) in [(&lora[..], &[][..]), (&[], &lora)] {
+            let message = refusal(before, after, 3).unwrap();
+            assert!(message.starts_with("model.lora: this run was made with "), "{message}");
+        }
         // A budget that falls over the whole run is another one when the run is longer.
         let linear = ["schedule.kind=linear"];
         let message = refusal(&linear, &["schedule.kind=linear", "schedule.cycles=4"], 30).unwrap();

@@ -5,6 +5,7 @@ use sampler::Control;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::commands::note;
+use crate::process::but_for_ignored;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
@@ -17,7 +18,7 @@ pub fn listen() -> Result<()> {
         // Not `eprintln!`: a terminal that is gone must not take this thread along.
         note("stopping: a checkpoint is being written (once more: stop now)");
     };
-    match ctrlc::set_handler(stop) {
+    match but_for_ignored(|| ctrlc::set_handler(stop)) {
         Err(ctrlc::Error::MultipleHandlers) => Ok(()),
         other => other.context("cannot listen for Ctrl-C"),
     }

@@ -9,6 +9,7 @@ mod collect;
 mod evidence;
 mod interrupt;
 mod lock;
+pub(crate) mod measured;
 mod open;
 mod points;
 pub mod preflight;

@@ -8,12 +8,12 @@ use sampler::{Limits, Local};
 use schedule::{Budget, LearningRate};
 use std::path::{Path, PathBuf};
 
-use super::{changes, lock::Lock, preflight, record::Samples, screen::Screen, writing::Writing};
+use super::{changes, lock::Lock, measured, preflight, record::Samples, screen::Screen, writing::Writing};
 use crate::checkpoint::{self, Checkpoints, Found, OPTIMIZER_FILE};
 use crate::commands::{UsageError, note};
 use crate::config::Config;
 use crate::data::Problems;
-use crate::metrics::MetricsWriter;
+use crate::metrics::{EVALS_FILE, MetricsWriter, STEPS_FILE, read_steps};
 use crate::optimizer::{AdamW, Gradients};
 use crate::policy::{Policy, extraction, open_device};
 
@@ -125,9 +125,8 @@ fn found(path: &Path, folder: &Path, config: &Config) -> Result<Option<Found>> {
             for (damaged, why) in &found.damaged {
                 let step = found.state.step;
                 note(&format!("{why}; going back to {} (step {step})", found.path.display()));
-                if damaged.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
-                    checkpoints.set_aside_damaged(damaged)?;
-                }
+                // A name too: the run comes to it again, and would take it for what it has written.
+                checkpoints.set_aside_damaged(damaged)?;
             }
         }
     }
@@ -149,6 +148,11 @@ fn claim(
         preflight::refuse_existing(folder)?;
     }
     write_config(folder, config)?;
+    match from {
+        Some(found) => measured::refuse_lost(folder, config, found.state.step as usize)?,
+        None if resumes => keep_rows(folder, config)?,
+        None => {}
+    }
     let metrics = match (resumes, from) {
         (false, _) => MetricsWriter::create(folder)?,
         (true, from) => MetricsWriter::resume(folder, from.map(|found| found.state.step as usize))?,
@@ -162,6 +166,32 @@ fn claim(
         }
     }
     Ok((lock, metrics, checkpoints))
+}
+
+/// Sets the rows of a run aside that begins again although it has come as far as a checkpoint: that was deleted, or there
+/// was no room for it.
+fn keep_rows(folder: &Path, config: &Config) -> Result<()> {
+    let rows = folder.join(STEPS_FILE);
+    if !rows.exists() {
+        return Ok(());
+    }
+    let every = Some(config.checkpoint.every).filter(|every| *every > 0);
+    let low = config.schedule.budget()?.marks().first().map(|mark| mark.low);
+    let done = read_steps(folder)?.last().map_or(0, |row| row.step);
+    if every.into_iter().chain(low).all(|due| done < due) {
+        return Ok(());
+    }
+    for file in [STEPS_FILE, EVALS_FILE] {
+        let (from, to) = (folder.join(file), folder.join(format!("earlier-{file}")));
+        if from.exists() {
+            std::fs::rename(&from, &to).with_context(|| format!("{}: cannot be kept", from.display()))?;
+        }
+    }
+    let folder = folder.display();
+    note(&format!(
+        "{folder}: its rows reach step {done}, where there was a checkpoint; they are kept in earlier-{STEPS_FILE}"
+    ));
+    Ok(())
 }
 
 fn restore(policy: &Policy, optimizer: &mut AdamW, from: &Path) -> Result<()> {
@@ -185,11 +215,11 @@ fn run_folder(config: &Config) -> Result<PathBuf> {
     config.run.out.clone().map_or_else(|| folder_by_time(config.schedule.kind.name()), Ok)
 }
 
-/// `runs/KIND-SECONDS`: a new folder for a run that was given none.
+/// `runs/KIND-SECONDS-PROCESS`: a new folder for a run that was given none, also when another begins in the same second.
 pub fn folder_by_time(kind: &str) -> Result<PathBuf> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.map_err(|_| UsageError::new("the clock is before 1970; set it, or give the folder with --out"))?;
-    Ok(PathBuf::from("runs").join(format!("{kind}-{}", now.as_secs())))
+    Ok(PathBuf::from("runs").join(format!("{kind}-{}-{}", now.as_secs(), std::process::id())))
 }
 
 fn write_config(folder: &Path, config: &Config) -> Result<()> {

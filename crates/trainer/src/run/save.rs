@@ -13,6 +13,11 @@ use crate::checkpoint::{OPTIMIZER_FILE, STATE_FILE, State};
 /// What a checkpoint remembers beside the counters: updates skipped in a row, and the best evaluation before its step.
 pub const SKIPPED: &str = "skipped_in_a_row";
 
+/// A weight that is infinite or not a number, by the name of its tensor.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` has values that are infinite or not a number, which are not worth a checkpoint")]
+pub struct NotFinite(String);
+
 impl Run {
     /// Sees to it that there is a checkpoint of the steps done, under its step and `names`; it may be there later only. A
     /// full disk costs the checkpoint and not the run: it goes on, and the last good one stays.
@@ -25,7 +30,8 @@ impl Run {
         let names: Vec<String> = names.iter().filter(is_another).cloned().collect();
         let Err(error) = self.keep_as(names) else { return Ok(()) };
         if self.done() {
-            let advice = format!("make room and go on with: trainer --resume {}", self.folder.display());
+            let resume = format!("go on with: trainer --resume {}", self.folder.display());
+            let advice = if error.is::<NotFinite>() { resume } else { format!("make room and {resume}") };
             let what = "the checkpoint of the last step cannot be written";
             return Err(error.context(format!("{what}; {}; {advice}", self.last_good())));
         }
@@ -78,7 +84,7 @@ impl Run {
     /// Where the run stands, once everything that a checkpoint may not be ahead of is on the disk.
     fn state_to_save(&mut self) -> Result<State> {
         if let Some(name) = self.policy.first_not_finite()? {
-            bail!("`{name}` has values that are infinite or not a number, which are not worth a checkpoint");
+            return Err(NotFinite(name.to_string()).into());
         }
         self.settle()?;
         let mut extra = BTreeMap::new();

@@ -8,7 +8,7 @@ use crate::{
     checkpoint,
     config::{Config, Overrides},
     metrics::{EVALS_FILE, EvalRow, STEPS_FILE, StepRow, read_evals, read_steps},
-    run::changes,
+    run::{changes, measured::missing_before},
 };
 
 /// How far a run has come.
@@ -56,13 +56,14 @@ pub fn inspect(folder: &Path, wanted: &Config) -> Result<State> {
     }
     let (steps, evals) = (read_steps(folder)?, read_evals(folder)?);
     let (done, tokens) = steps.last().map_or((0, 0), |row| (row.step, row.tokens_total));
-    if ended(wanted, &steps)? && has_all(wanted, &evals, done, true)? {
+    let last = evals.last().is_some_and(|row| row.step == done);
+    if ended(wanted, &steps)? && last && missing_before(wanted, &evals, done)?.is_none() {
         return Ok(State::Complete(Ended { evals, steps: done, tokens }));
     }
     // Where no checkpoint is whole, the run is made again. It makes up for the evaluation of the step that it goes on from,
     // but not for one before.
     let resumable = match checkpoint::newest_whole(folder) {
-        Ok(Some(found)) => has_all(wanted, &evals, found.state.step as usize, false)?,
+        Ok(Some(found)) => missing_before(wanted, &evals, found.state.step as usize)?.is_none(),
         Ok(None) | Err(_) => false,
     };
     Ok(if resumable { State::Resumable } else { State::Torn })
@@ -94,18 +95,6 @@ fn ended(config: &Config, steps: &[StepRow]) -> Result<bool> {
     let total = config.schedule.budget().context("the schedule of a study")?.total_steps();
     let spent = |row: &StepRow| config.schedule.rollout_tokens.is_some_and(|limit| row.tokens_total >= limit);
     Ok(steps.last().is_some_and(|row| row.step >= total || spent(row)))
-}
-
-/// Whether the evaluations before step `done` are all there; at the end of a run also its own.
-fn has_all(config: &Config, evals: &[EvalRow], done: usize, at_end: bool) -> Result<bool> {
-    let has = |name: &str| evals.iter().any(|row| row.name == name);
-    let marks = config.schedule.budget().context("the schedule of a study")?.marks();
-    let due = |step: usize, name: String| step > done || (step == done && !at_end) || has(&name);
-    Ok(due(0, "start".into())
-        && marks.iter().all(|mark| {
-            due(mark.low, format!("cycle-{}-low", mark.cycle)) && due(mark.high, format!("cycle-{}-high", mark.cycle))
-        })
-        && (!at_end || evals.last().is_some_and(|row| row.step == done)))
 }
 
 #[cfg(test)]
@@ -168,7 +157,9 @@ mod tests {
             write(folder.path(), &config(&[]), 2, names);
             let checkpoints = checkpoint::Checkpoints::open(folder.path(), 1).unwrap();
             let state = checkpoint::State { step, ..Default::default() };
-            checkpoints.save(&state, &|to| Ok(fs::write(to.join(checkpoint::OPTIMIZER_FILE), "x")?)).unwrap();
+            // A safetensors file without a tensor.
+            let file = b"\x02\0\0\0\0\0\0\0{}";
+            checkpoints.save(&state, &|to| Ok(fs::write(to.join(checkpoint::OPTIMIZER_FILE), file)?)).unwrap();
             inspect(folder.path(), &config(&["model.micro_batch_tokens=99"])).unwrap()
         };
         assert_eq!(with_checkpoint(1, &[(0, "start")]), State::Resumable);

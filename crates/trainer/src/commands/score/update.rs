@@ -94,6 +94,11 @@ pub(super) fn run(args: &ScoreArgs, out: &Path) -> Result<()> {
     if let Some(why) = learned.skipped.first() {
         bail!("{}: there is no step along these rollouts: {why}", args.data.display());
     }
+    if let Some(name) = policy.first_not_finite()? {
+        bail!(
+            "the step made values of `{name}` infinite or not a number; nothing is written (is the learning rate right?)"
+        );
+    }
     policy.save(out)?;
     optimizer.save(&out.join(OPTIMIZER_FILE))?;
     print(&format!("{}\n", serde_json::to_string(&Figures::new(learned))?))
