@@ -100,11 +100,9 @@ fn the_check_script_writes_a_table_of_each_part() {
 #[test]
 fn the_check_script_fails_where_the_self_test_does_not_pass_and_refuses_what_it_does_not_know() {
     let folder = tempfile::tempdir().unwrap();
-    // A later --trainer wins: a program that starts and then computes nothing.
-    let broken = write(&folder, "broken", "#!/bin/sh\n[ \"$1\" = --version ] && echo broken\n");
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&broken, executable).unwrap();
-    let Some(output) = check(&["--part", "selftest", "--trainer", &broken], folder.path()) else { return };
+    // A later --trainer wins: a program that has a version and computes nothing. (Not a script that is written here: a test beside
+    // this one may hold it open while it starts a program, and then it cannot be executed.)
+    let Some(output) = check(&["--part", "selftest", "--trainer", "true"], folder.path()) else { return };
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let table = fs::read_to_string(folder.path().join("table.md")).unwrap();
     assert!(table.contains("selftest: no result"), "{table}");

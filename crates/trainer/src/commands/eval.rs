@@ -1,9 +1,10 @@
 //! `trainer eval`: a policy's accuracy and length on a data set, with their standard errors, as JSON.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use reward::estimate::{self, Estimate};
 use reward::{Fallback, Problem, Reason, VerifierKind};
 use sampler::{Compute, Control};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::progress::Progress;
 use super::ready;
 use crate::cli::EvalArgs;
-use crate::commands::print;
+use crate::commands::{UsageError, print};
 use crate::config::Dtype;
 use crate::evaluate::{self, Sample, Settings};
 use crate::policy::extraction;
@@ -70,6 +71,11 @@ struct Row<'a> {
 /// Measures a policy.
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let problems = ready::problems(&args.data, args.problems)?;
+    if let Some(out) = &args.out
+        && out.canonicalize().is_ok_and(|out| Path::new(&args.data).canonicalize().is_ok_and(|data| data == out))
+    {
+        return Err(UsageError::new(format!("--out {}: the file that --data reads", out.display())).into());
+    }
     let policy = ready::load(&args.model, args.dtype, args.device)?;
     let longest = longest_prompt(&policy.text, &problems)?;
     let max_tokens = ready::max_tokens(&args.sampling, &policy, longest)?;
@@ -92,6 +98,11 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let samples = evaluate::sample(&mut engine, &policy.text, &problems, &settings, watch)?;
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
+    ensure!(
+        samples.iter().all(|sample| sample.rollout.log_probs.iter().all(|log_prob| log_prob.is_finite())),
+        "{}: a log-prob is not a finite number; the model's weights are broken",
+        policy.source
+    );
     if let (Some(mut out), Some(path)) = (out, &args.out) {
         write_rows(&mut out, &problems, &samples, args.samples)
             .with_context(|| format!("--out {}: cannot write", path.display()))?;

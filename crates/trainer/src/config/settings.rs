@@ -55,7 +55,7 @@ pub struct Config {
 pub struct Run {
     /// The seed of everything random; at most `i64::MAX`, the largest that TOML can hold.
     pub seed: u64,
-    /// The run folder; none makes `runs/TIME`.
+    /// The run folder; none makes `runs/KIND-TIME-PROCESS`.
     #[serde(serialize_with = "or_none")]
     pub out: Option<PathBuf>,
     /// Where tensors live.
@@ -405,7 +405,7 @@ pub struct Evaluate {
     pub temperature: f64,
     /// As `sampler.top_p`.
     pub top_p: f64,
-    /// Tokens a response may have; none takes `schedule.l_max`.
+    /// Tokens a response may have; none takes the largest budget of the schedule.
     #[serde(serialize_with = "or_none")]
     pub max_tokens: Option<usize>,
 }

@@ -3,6 +3,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use reward::{Problem, VerifierKind};
+use sha2::{Digest, Sha256};
 
 use super::countdown::{self, Split};
 use super::error::DataError;
@@ -116,6 +117,21 @@ impl Problems {
             Self::Countdown { seed } => Some(countdown_problem(&countdown::problem(*seed, index as u64, Split::Train))),
             Self::List(problems) => problems.get(index).cloned(),
         }
+    }
+
+    /// The SHA-256 of a list, over each problem's prompt, answer and verifier; `None` for a sequence without end, which its
+    /// seed decides.
+    pub fn digest(&self) -> Option<String> {
+        let Self::List(problems) = self else { return None };
+        let mut hash = Sha256::new();
+        for problem in problems {
+            for part in [problem.prompt.as_str(), &problem.answer, problem.verifier.name()] {
+                // The length first, so that no two lists run together alike.
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Leaves out the problems of a list that `keep` refuses, such as those whose prompt is too long, and returns how

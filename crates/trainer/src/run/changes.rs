@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use toml::{Table, Value};
 
 use crate::commands::{UsageError, note};
-use crate::config::Config;
+use crate::config::{Config, Data};
+use crate::data::{Problems, Source};
 use crate::doctor::machine;
 
 /// Keys that no figure depends on: where things are, how fast they go and what is kept of them.
@@ -44,6 +45,17 @@ pub fn lasting(config: &Config) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+/// What the files that settings name hold, under keys of their own beside those of [`lasting`]: other problems under the same
+/// name would make another run. Problems that are made follow from the seed.
+pub fn contents(data: &Data, train: &Problems, held_out: &Problems) -> BTreeMap<String, String> {
+    let of = |key: &str, name: &str, problems: &Problems| match name.parse() {
+        Ok(Source::Countdown(_)) | Err(_) => None,
+        Ok(_) => Some((format!("{key} (SHA-256 of its problems)"), problems.digest()?)),
+    };
+    let both = [of("data.train", &data.train, train), of("data.eval", &data.eval, held_out)];
+    both.into_iter().flatten().collect()
+}
+
 fn leaves(section: &str, table: &Table, found: &mut BTreeMap<String, String>) {
     for (key, value) in table {
         let key = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
@@ -54,12 +66,18 @@ fn leaves(section: &str, table: &Table, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Refuses settings that differ from those of a checkpoint where the steps done depend on them.
+/// Refuses settings and [`contents`] that differ from those of a checkpoint where the steps done depend on them.
 ///
 /// # Errors
 /// [`UsageError`] with a line for each such key.
-pub fn refuse(before: &BTreeMap<String, String>, config: &Config, steps_done: usize) -> Result<()> {
-    let after = lasting(config)?;
+pub fn refuse(
+    before: &BTreeMap<String, String>,
+    config: &Config,
+    contents: &BTreeMap<String, String>,
+    steps_done: usize,
+) -> Result<()> {
+    let mut after = lasting(config)?;
+    after.extend(contents.clone());
     let changed: Vec<(&String, &String, &String)> =
         after.iter().filter_map(|(key, new)| Some((key, before.get(key)?, new))).filter(|(_, a, b)| a != b).collect();
     // A table in the place of "none", as `model.lora` may be, or the other way round.
@@ -118,6 +136,7 @@ fn budgets_agree(before: &BTreeMap<String, String>, config: &Config, steps_done:
 mod tests {
     use super::*;
     use crate::config::Overrides;
+    use reward::{Problem, VerifierKind};
 
     fn config(sets: &[&str]) -> Config {
         let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
@@ -125,7 +144,28 @@ mod tests {
     }
 
     fn refusal(before: &[&str], after: &[&str], done: usize) -> Option<String> {
-        refuse(&lasting(&config(before)).unwrap(), &config(after), done).err().map(|error| error.to_string())
+        let before = lasting(&config(before)).unwrap();
+        refuse(&before, &config(after), &BTreeMap::new(), done).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn other_problems_under_the_same_name_are_refused() {
+        let problems = |answers: &[&str]| {
+            let of = |answer: &&str| Problem::new("1 + 1?", *answer, VerifierKind::Math).unwrap();
+            Problems::List(answers.iter().map(of).collect())
+        };
+        let (two, one) = (problems(&["2", "2"]), problems(&["2"]));
+        assert_eq!(two.digest(), problems(&["2", "2"]).digest());
+        let mut before = lasting(&config(&[])).unwrap();
+        let data = config(&["data.eval=some.jsonl"]).data;
+        before.extend(contents(&data, &one, &two));
+        let refused = |held_out: &Problems| {
+            // Those of `countdown` are not looked at.
+            let now = contents(&data, &two, held_out);
+            refuse(&before, &config(&[]), &now, 3).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(&two), None);
+        assert!(refused(&one).unwrap().starts_with("data.eval (SHA-256 of its problems) = "));
     }
 
     #[test]

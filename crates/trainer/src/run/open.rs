@@ -6,6 +6,7 @@ use model::{Qwen2, weights};
 use reward::{Policy as Extraction, Problem};
 use sampler::{Limits, Local};
 use schedule::{Budget, LearningRate};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{changes, lock::Lock, measured, preflight, record::Samples, screen::Screen, writing::Writing};
@@ -25,6 +26,8 @@ pub struct Run {
     pub rate: LearningRate,
     pub problems: Problems,
     pub held_out: Vec<Problem>,
+    /// What the files of the problems hold, for checkpoints to remember.
+    pub contents: BTreeMap<String, String>,
     pub policy: Policy,
     pub reference: Option<Qwen2>,
     pub engine: Local,
@@ -65,8 +68,9 @@ impl Run {
         let from = resume.as_deref().map(|path| found(path, &folder, &config)).transpose()?.flatten();
         let ready = preflight::check(config, &folder, resume.is_some())?;
         let config = ready.config;
+        let contents = changes::contents(&config.data, &ready.train.problems, &ready.held_out.problems);
         if let Some(found) = &from {
-            changes::refuse(&found.state.settings, &config, found.state.step as usize)?;
+            changes::refuse(&found.state.settings, &config, &contents, found.state.step as usize)?;
         }
         let schedule = config.schedule.budget()?;
         let device = open_device(config.run.device)?;
@@ -104,6 +108,7 @@ impl Run {
             schedule,
             problems,
             held_out,
+            contents,
             policy,
             reference,
             optimizer,

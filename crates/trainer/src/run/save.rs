@@ -97,12 +97,14 @@ impl Run {
                 serde_json::json!({"name": best.name, "step": best.step, "pass_at_1": best.pass_at_1.to_string()});
             extra.insert(BEST.to_string(), text);
         }
+        let mut settings = changes::lasting(&self.config)?;
+        settings.extend(self.contents.clone());
         Ok(State {
             step: self.step as u64,
             cycle: self.step.checked_sub(1).map_or(0, |last| self.schedule.cycle(last) as u64),
             tokens_total: self.tokens_total,
             seed: self.config.run.seed,
-            settings: changes::lasting(&self.config)?,
+            settings,
             extra,
         })
     }
