@@ -1,6 +1,7 @@
 //! How a command ends: its exit status, its one line of error, and output that survives a closed pipe.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
@@ -45,13 +46,14 @@ pub struct Interrupted {
 #[error("stdout was closed")]
 pub struct OutputClosed;
 
-/// Writes `text` to stdout and flushes it.
+/// Writes `text` to stdout and flushes it; what it quotes cannot command a terminal.
 ///
 /// # Errors
 /// [`OutputClosed`] when the reader is gone, else what the system says. `print!` would panic.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+    let shown = if stdout.is_terminal() { Cow::Owned(plain(text)) } else { Cow::Borrowed(text) };
+    stdout.write_all(shown.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => OutputClosed.into(),
         _ => anyhow::Error::new(error).context("cannot write to stdout"),
     })

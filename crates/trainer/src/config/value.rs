@@ -148,9 +148,12 @@ impl<'de> de::Deserializer<'de> for Keyed {
         known: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ValueError> {
-        if let Value::Table(table) = &self.value
-            && let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str()))
-        {
+        // A list would be taken for the values of the keys in their order.
+        let Value::Table(table) = &self.value else {
+            let names = format!("must be a table with the keys {}", known.join(", "));
+            return Err(ValueError::unfit(names).under(&self.key));
+        };
+        if let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(ValueError { key: join(&self.key, unknown), problem: Problem::Unknown { known } });
         }
         self.deserialize_any(visitor)

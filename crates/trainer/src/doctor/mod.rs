@@ -38,6 +38,11 @@ pub fn examine(config: &Config) -> Report {
     look_at_machine(config, &mut report);
     look_at_policy(config, &mut report);
     look_at_data(config, &mut report);
+    if let Some(out) = &config.run.out
+        && let Err(there) = crate::run::preflight::refuse_existing(out)
+    {
+        report.failures.push(there.to_string());
+    }
     if report.failures.is_empty() {
         report.fact("verdict", "a run with these settings can start");
     }
