@@ -57,8 +57,8 @@ pub fn pareto_svg(runs: &[Run], data: &str) -> String {
                 Spot {
                     name: row.name.clone(),
                     label: labelled.iter().any(|other| std::ptr::eq(*other, *row)).then(|| short_name(&row.name)),
-                    accuracy: (100.0 * row.pass_at_1, 100.0 * row.pass_at_1_se),
-                    tokens: (row.response_tokens, row.response_tokens_se),
+                    accuracy: (100.0 * row.pass_at_1, 100.0 * row.pass_at_1_se.unwrap_or(0.0)),
+                    tokens: (row.response_tokens, row.response_tokens_se.unwrap_or(0.0)),
                     tip: format!("{} · {name}: {accuracy} %, {tokens} tokens, {cut} cut off", run.name),
                 }
             };

@@ -4,7 +4,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::commands::note;
-use crate::metrics::{EvalRow, StepRow};
+use crate::metrics::{EvalRow, StepRow, plus_minus};
 
 /// The progress of a run, on stderr.
 pub struct Screen {
@@ -49,12 +49,12 @@ impl Screen {
     /// An evaluation is done.
     pub fn evaluated(&self, row: &EvalRow) {
         self.line(&format!(
-            "{:<14} {:5.1} ± {:.1}% right · {:4.0} ± {:.0} tokens · {:4.1}% cut off",
+            "{:<14} {:5.1}{}% right · {:4.0}{} tokens · {:4.1}% cut off",
             row.name,
             100.0 * row.pass_at_1,
-            100.0 * row.pass_at_1_se,
+            plus_minus(row.pass_at_1_se.map(|error| 100.0 * error), 1),
             row.response_tokens,
-            row.response_tokens_se,
+            plus_minus(row.response_tokens_se, 0),
             100.0 * row.truncated
         ));
     }

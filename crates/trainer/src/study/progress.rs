@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
     config::Config,
-    metrics::{read_evals, read_steps},
+    metrics::{plus_minus, read_evals, read_steps},
     report::short_name,
 };
 
@@ -101,14 +101,14 @@ impl Line {
         let evals = read_evals(&self.folder).unwrap_or_default();
         for row in evals.iter().skip(self.evals) {
             progress.say(&format!(
-                "{}: {} at step {}: {:.1} ± {:.1}% right · {:.0} ± {:.0} tokens",
+                "{}: {} at step {}: {:.1}{}% right · {:.0}{} tokens",
                 self.name,
                 short_name(&row.name),
                 row.step,
                 100.0 * row.pass_at_1,
-                100.0 * row.pass_at_1_se,
+                plus_minus(row.pass_at_1_se.map(|error| 100.0 * error), 1),
                 row.response_tokens,
-                row.response_tokens_se
+                plus_minus(row.response_tokens_se, 0)
             ));
         }
         // A resumed run begins with fewer rows than it had.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    metrics::plus_minus,
     report::{Series, Spot, pareto_plot, short_name},
 };
 
@@ -151,11 +152,11 @@ fn against(out: &mut String, study: &Study) {
 }
 
 fn plain(figure: Figure, decimals: usize) -> String {
-    format!("{:.decimals$} ± {:.decimals$}", figure.mean, figure.se)
+    format!("{:.decimals$}{}", figure.mean, plus_minus(figure.se, decimals))
 }
 
 fn change(figure: Figure, decimals: usize) -> String {
-    format!("{} ± {:.decimals$}", signed(figure.mean, decimals), figure.se)
+    format!("{}{}", signed(figure.mean, decimals), plus_minus(figure.se, decimals))
 }
 
 /// With its sign, and a real minus; a rounded zero has none.
@@ -181,8 +182,8 @@ pub fn pareto(study: &Study, config: &Config) -> String {
             row.seeds
         ),
         label: Some(label),
-        accuracy: (row.accuracy.mean, row.accuracy.se),
-        tokens: (row.tokens.mean, row.tokens.se),
+        accuracy: (row.accuracy.mean, row.accuracy.se.unwrap_or(0.0)),
+        tokens: (row.tokens.mean, row.tokens.se.unwrap_or(0.0)),
     };
     let path = study.siri.iter().map(|row| spot(row, short_name(&row.checkpoint))).collect();
     let mut series = vec![Series { name: "SIRI (cosine)".into(), in_legend: true, spots: path }];
