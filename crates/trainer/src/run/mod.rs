@@ -7,6 +7,7 @@
 mod changes;
 mod collect;
 mod evidence;
+mod example;
 mod interrupt;
 mod lock;
 mod open;
