@@ -48,7 +48,7 @@ impl Progress {
     /// A run has begun.
     pub fn line(&self, name: &str, folder: &Path, config: &Config) -> Line {
         let bar = self.bars.insert_before(&self.whole, ProgressBar::new(PARTS));
-        bar.set_style(style("{prefix:<24} {bar:24.cyan/dim} {msg}").progress_chars("━╸─"));
+        bar.set_style(style("{prefix:<24} {bar:12.cyan/dim} {wide_msg}").progress_chars("━╸─"));
         bar.set_prefix(name.to_string());
         let steps = config.schedule.budget().map_or(1, |budget| budget.total_steps());
         self.say(&format!("{name}: begun"));
