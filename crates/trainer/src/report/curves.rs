@@ -7,7 +7,7 @@ use super::{
     axis::{Axis, range},
     budget::{grid, stairs},
     short_name,
-    svg::{AREA, AREA_EDGE, BAND, Font, Point, Svg, colour, dash},
+    svg::{AREA, AREA_EDGE, BAND, Font, Marker, Point, Shape, Svg, colour, dash},
 };
 use crate::metrics::{EvalRow, StepRow};
 
@@ -161,7 +161,8 @@ fn point(svg: &mut Svg, row: &EvalRow, (value, error): (f64, f64), index: usize,
         svg.line((x - 3.5, y), (x + 3.5, y), colour(index), 1.2);
     }
     let tip = format!("{} · step {}: {value:.1} ± {error:.1}", short_name(&row.name), row.step);
-    svg.marker((x, up.at(value)), 5.5, &row.name, colour(index), &tip);
+    let (shape, colour) = (Shape::of(&row.name, 0), colour(index));
+    svg.markers(&[Marker { at: (x, up.at(value)), radius: 5.5, shape, colour, tip: &tip }]);
 }
 
 /// Shades the compress phases, where all runs have theirs at the same steps.

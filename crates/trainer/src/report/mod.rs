@@ -6,9 +6,12 @@
 mod axis;
 mod budget;
 mod curves;
+mod enlarged;
 mod html;
 mod labels;
+mod markers;
 mod pareto;
+mod plane;
 mod samples;
 mod svg;
 mod table;

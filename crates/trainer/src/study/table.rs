@@ -182,18 +182,19 @@ pub fn pareto(study: &Study, config: &Config) -> String {
             row.seeds
         ),
         label: Some(label),
-        accuracy: (row.accuracy.mean, row.accuracy.se.unwrap_or(0.0)),
-        tokens: (row.tokens.mean, row.tokens.se.unwrap_or(0.0)),
+        accuracy: (row.accuracy.mean, row.accuracy.se),
+        tokens: (row.tokens.mean, row.tokens.se),
     };
     let path = study.siri.iter().map(|row| spot(row, short_name(&row.checkpoint))).collect();
     let mut series = vec![Series { name: "SIRI (cosine)".into(), in_legend: true, spots: path }];
     for row in study.schedules.iter().filter(|row| row.schedule != Curriculum::Cosine && row.checkpoint == END) {
         let name = row.schedule.name();
-        series.push(Series { name: name.into(), in_legend: false, spots: vec![spot(row, name.into())] });
+        series.push(Series { name: name.into(), in_legend: true, spots: vec![spot(row, name.into())] });
     }
     let seeds = study.siri.first().map_or(0, |row| row.seeds);
     let over = if seeds < 2 { "problems, one seed".into() } else { format!("{seeds} seeds") };
-    pareto_plot(&series, &format!("{} · bars: ± one standard error over {over}", config.data.eval))
+    let ends = if series.len() > 1 { " · other schedules: at their end" } else { "" };
+    pareto_plot(&series, &format!("{} · bars: ± one standard error over {over}{ends}", config.data.eval))
 }
 
 #[cfg(test)]
