@@ -19,7 +19,9 @@ pub struct Screen {
 impl Screen {
     /// A run of `total` steps of which `done` are behind it.
     pub fn new(done: usize, total: usize) -> Result<Self> {
-        Ok(Self { bar: Bar::new(done as u64, total as u64)?, total, done, last: Vec::new() })
+        let screen = Self { bar: Bar::new(done as u64, total as u64)?, total, done, last: Vec::new() };
+        screen.doing("");
+        Ok(screen)
     }
 
     /// The next step samples.
