@@ -1,8 +1,9 @@
 //! Measuring a policy: samples, verdicts, and figures with their standard errors.
 
 use anyhow::Result;
+use reward::estimate::{self, Estimate};
 use reward::extract::Policy as Extraction;
-use reward::{Problem, Verdict, estimate};
+use reward::{Problem, Verdict};
 use sampler::{Control, Engine, Request, Rollout, Sampled, Sampling, pick};
 
 use crate::grading::{self, grade_all};
@@ -116,10 +117,10 @@ pub fn summarise(samples: &[Sample], settings: &Settings, label: Label) -> EvalR
         problems: by_problem.len(),
         samples: settings.samples,
         pass_at_1: accuracy.mean,
-        pass_at_1_se: finite(accuracy.se),
+        pass_at_1_se: known(accuracy),
         pass_at_k: estimate::pass_at_k(&correct, settings.samples).map_or(accuracy.mean, |e| e.mean),
         response_tokens: length.mean,
-        response_tokens_se: finite(length.se),
+        response_tokens_se: known(length),
         truncated: share(&|s| f64::from(u8::from(s.rollout.truncated()))),
         tokens_total: label.tokens_total,
         graders_failed: grading::failures(samples.iter().map(|sample| &sample.verdict)),
@@ -127,7 +128,7 @@ pub fn summarise(samples: &[Sample], settings: &Settings, label: Label) -> EvalR
     }
 }
 
-/// One problem has no spread to take an error from; JSON has no NaN.
-fn finite(value: f64) -> f64 {
-    if value.is_finite() { value } else { 0.0 }
+/// The standard error of an estimate; one problem has no spread to take it from.
+pub fn known(estimate: Estimate) -> Option<f64> {
+    estimate.se.is_finite().then_some(estimate.se)
 }

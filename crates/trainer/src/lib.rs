@@ -6,6 +6,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod advantage;
+mod bar;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -102,14 +102,14 @@ pub struct EvalRow {
     pub samples: usize,
     /// Mean share of correct responses, 0 to 1.
     pub pass_at_1: f64,
-    /// Its standard error.
-    pub pass_at_1_se: f64,
+    /// Its standard error; null where there is one problem, which has no spread to take it from.
+    pub pass_at_1_se: Option<f64>,
     /// Share of problems with at least one correct response among `samples`, 0 to 1.
     pub pass_at_k: f64,
     /// Mean length of a response, tokens.
     pub response_tokens: f64,
-    /// Its standard error.
-    pub response_tokens_se: f64,
+    /// Its standard error, null as that of `pass_at_1`.
+    pub response_tokens_se: Option<f64>,
     /// Share of responses that reached the token limit, 0 to 1.
     pub truncated: f64,
     /// Rollout tokens spent on training so far.
@@ -120,6 +120,11 @@ pub struct EvalRow {
     /// Mean count of the word "wait" in a response, where it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub markers_per_response: Option<f64>,
+}
+
+/// ` ± 2.1`, to be put behind its figure; nothing where the error is not known.
+pub fn plus_minus(error: Option<f64>, decimals: usize) -> String {
+    error.map_or_else(String::new, |error| format!(" ± {error:.decimals$}"))
 }
 
 /// Appends to the metric files of one run folder; every row is on its way to the disk when the call returns.

@@ -15,7 +15,7 @@ use crate::data::countdown::{self, Split};
 use crate::data::rng::Rng;
 use crate::data::{self, traces};
 use crate::evaluate::{self, Label};
-use crate::metrics::EvalRow;
+use crate::metrics::{EvalRow, plus_minus};
 use crate::optimizer::{AdamW, AdamWSettings, Gradients};
 use crate::policy::open_device;
 use crate::update::{self, Sequence};
@@ -38,13 +38,13 @@ pub fn run(config: SftConfig) -> Result<()> {
     weights::save_folder(&model, &files, &out, DType::BF16)?;
     let row = measure(&config, &out, &text)?;
     note(&format!(
-        "{} problems, at most {} tokens: {:.1} ± {:.1}% right, {:.0} ± {:.0} tokens, {:.1}% cut off, {:.1} \"wait\" each",
+        "{} problems, at most {} tokens: {:.1}{}% right, {:.0}{} tokens, {:.1}% cut off, {:.1} \"wait\" each",
         row.problems,
         config.evaluate.max_tokens,
         100.0 * row.pass_at_1,
-        100.0 * row.pass_at_1_se,
+        plus_minus(row.pass_at_1_se.map(|error| 100.0 * error), 1),
         row.response_tokens,
-        row.response_tokens_se,
+        plus_minus(row.response_tokens_se, 0),
         100.0 * row.truncated,
         row.markers_per_response.unwrap_or(0.0),
     ));

@@ -15,7 +15,7 @@ use super::ready;
 use crate::cli::EvalArgs;
 use crate::commands::{UsageError, print};
 use crate::config::Dtype;
-use crate::evaluate::{self, Sample, Settings};
+use crate::evaluate::{self, Sample, Settings, known};
 use crate::policy::extraction;
 
 /// What is printed. Every standard error is over problems, and null where there is only one.
@@ -152,24 +152,19 @@ fn figures<'a>(
         seed: args.sampling.seed,
         fallback: "standard",
         pass_at_1: accuracy.mean,
-        pass_at_1_se: error(accuracy),
+        pass_at_1_se: known(accuracy),
         avg_at_k: accuracy.mean,
-        avg_at_k_se: error(accuracy),
+        avg_at_k_se: known(accuracy),
         pass_at_k: pass.mean,
-        pass_at_k_se: error(pass),
+        pass_at_k_se: known(pass),
         maj_at_k: majority.map(|estimate| estimate.mean),
-        maj_at_k_se: majority.and_then(error),
+        maj_at_k_se: majority.and_then(known),
         response_tokens: length.mean,
-        response_tokens_se: error(length),
+        response_tokens_se: known(length),
         truncated: truncated as f64 / samples.len() as f64,
         seconds: spent.seconds,
         tokens_per_second: tokens as f64 / spent.seconds,
     }
-}
-
-/// One problem has no spread to take an error from.
-fn error(estimate: Estimate) -> Option<f64> {
-    estimate.se.is_finite().then_some(estimate.se)
 }
 
 /// maj@k, votes being equal where the verifier says so; `None` if a problem has many right answers.

@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::write_whole;
 
+/// Figures that a row may lack: one that is not tracked, and the errors of a single problem.
+const MAY_BE_NULL: [&str; 3] = ["kl", "pass_at_1_se", "response_tokens_se"];
+
 /// A JSONL file open for appending.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -43,8 +46,9 @@ impl Lines {
     /// Writes `row` as one line, in one call, and returns it as an object. Where there is no room for it, it waits.
     pub(super) fn append(&mut self, row: &impl Serialize, step: usize) -> Result<Map<String, Value>> {
         let Value::Object(object) = serde_json::to_value(row)? else { bail!("a row is not a JSON object") };
-        // serde_json turns NaN and infinity into null; `kl` is the one figure that may be absent.
-        if let Some((key, _)) = object.iter().find(|(key, value)| value.is_null() && *key != "kl") {
+        // serde_json turns NaN and infinity into null, which is a mistake but for the figures that may be absent.
+        let may_lack = |key: &str| MAY_BE_NULL.contains(&key);
+        if let Some((key, _)) = object.iter().find(|(key, value)| value.is_null() && !may_lack(key)) {
             bail!("{}: step {step}: {key} is infinite or not a number", self.path.display());
         }
         self.pending.push_str(&(serde_json::to_string(&object)? + "\n"));

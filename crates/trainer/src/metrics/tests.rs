@@ -41,10 +41,10 @@ pub(crate) fn eval_row(step: usize, name: &str, accuracy: f64, tokens: f64) -> E
         problems: 500,
         samples: 1,
         pass_at_1: accuracy,
-        pass_at_1_se: 0.02,
+        pass_at_1_se: Some(0.02),
         pass_at_k: accuracy,
         response_tokens: tokens,
-        response_tokens_se: 5.0,
+        response_tokens_se: Some(5.0),
         truncated: 0.25,
         tokens_total: 59_568 * step as u64,
         graders_failed: 0,
@@ -74,6 +74,22 @@ fn rows_come_back_as_written_with_the_keys_in_order() {
         tokens_total";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&row["phase"], &row["kl"]), (&Value::from("compress"), &Value::Null));
+}
+
+#[test]
+fn an_unknown_error_is_null_and_a_file_without_null_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = MetricsWriter::create(dir.path()).unwrap();
+    let row = EvalRow { pass_at_1_se: None, response_tokens_se: None, ..eval_row(0, "start", 1.0, 300.0) };
+    writer.eval(&row).unwrap();
+    let path = dir.path().join(EVALS_FILE);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(r#""pass_at_1_se":null"#) && text.contains(r#""response_tokens_se":null"#), "{text}");
+    assert_eq!(read_evals(dir.path()).unwrap(), [row]);
+    // As programs wrote it that took an unknown error for zero.
+    fs::write(&path, text.replace("null", "0.0")).unwrap();
+    assert_eq!(read_evals(dir.path()).unwrap()[0].pass_at_1_se, Some(0.0));
+    assert_eq!([plus_minus(Some(0.25), 1), plus_minus(None, 1)], [" ± 0.2", ""]);
 }
 
 #[test]

@@ -13,9 +13,11 @@ pub(super) struct Axis {
 impl Axis {
     /// An axis that shows `low..=high` with about `count` intervals, from pixel `start` to pixel `end`.
     pub(super) fn new((low, high): (f64, f64), count: usize, (start, end): (f64, f64)) -> Self {
-        // A single value gets room on both sides, or no position could be computed.
+        // A single value gets room on both sides, or no position could be computed; but none below zero where it is not
+        // negative itself, since shares and counts never are.
         let room = if high > low { 0.0 } else { (low.abs() * 0.05).max(0.5) };
-        let (low, high) = (low - room, high + room);
+        let floor = if low < 0.0 { f64::NEG_INFINITY } else { 0.0 };
+        let (low, high) = ((low - room).max(floor), high + room);
         let step = nice_step((high - low) / count.max(1) as f64);
         // The small slack keeps a bound that is a tick, but for rounding, from adding an interval.
         let low = (low / step + 1e-9).floor() * step;
@@ -31,6 +33,16 @@ impl Axis {
             (axis.low, axis.high) = (low, high);
         }
         axis
+    }
+
+    /// An axis that ends where its values do, with ticks inside.
+    pub(super) fn within((low, high): (f64, f64), count: usize, pixels: (f64, f64)) -> Self {
+        Self { low, high, ..Self::new((low, high), count, pixels) }
+    }
+
+    /// The value at a pixel: the inverse of [`at`](Self::at).
+    pub(super) fn value(&self, pixel: f64) -> f64 {
+        self.low + (pixel - self.start) / (self.end - self.start) * (self.high - self.low)
     }
 
     /// The pixel of `value`.
@@ -72,16 +84,15 @@ fn scientific(value: f64) -> String {
     format!("{value:.1e}").replace(".0e", "e").replace('-', "−")
 }
 
-/// A number with `decimals` decimals, thin spaces between thousands and a real minus.
+/// A number with `decimals` decimals, commas between thousands and a real minus.
 pub(super) fn number(value: f64, decimals: usize) -> String {
     let plain = format!("{:.decimals$}", value.abs());
     let negative = value < 0.0 && plain.chars().any(|digit| ('1'..='9').contains(&digit));
     let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
     let mut out = String::from(if negative { "−" } else { "" });
     for (index, digit) in whole.chars().enumerate() {
-        // Four digits read well without a gap.
-        if index > 0 && whole.len() > 4 && (whole.len() - index) % 3 == 0 {
-            out.push('\u{2009}');
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            out.push(',');
         }
         out.push(digit);
     }
@@ -117,8 +128,10 @@ mod tests {
 
     #[test]
     fn one_value_gets_room() {
-        let axis = Axis::new((0.0, 0.0), 4, (0.0, 100.0));
-        assert_eq!(axis.at(0.0), 50.0);
+        let middle = |value: f64| Axis::new((value, value), 4, (0.0, 100.0)).at(value);
+        assert_eq!([middle(40.0), middle(-1.0)], [50.0, 50.0]);
+        let zero = Axis::new((0.0, 0.0), 4, (0.0, 100.0));
+        assert_eq!((zero.at(0.0), zero.ticks()[0]), (0.0, 0.0), "there is no share below zero");
     }
 
     #[test]
@@ -130,18 +143,27 @@ mod tests {
     }
 
     #[test]
+    fn an_axis_within_keeps_its_ends_and_a_pixel_gives_its_value_back() {
+        let axis = Axis::within((152.3, 168.9), 4, (400.0, 0.0));
+        assert_eq!((axis.at(152.3), axis.at(168.9)), (400.0, 0.0));
+        assert_eq!(axis.ticks(), [155.0, 160.0, 165.0]);
+        assert!((axis.value(axis.at(161.25)) - 161.25).abs() < 1e-9);
+    }
+
+    #[test]
     fn labels_have_the_decimals_of_the_step() {
         let axis = Axis::new((0.0, 0.1), 4, (0.0, 1.0));
         assert_eq!(axis.ticks().into_iter().map(|tick| axis.label(tick)).collect::<Vec<_>>()[1], "0.025");
         let tiny = Axis::new((0.0, 4e-6), 4, (0.0, 1.0));
         assert_eq!(tiny.ticks().into_iter().map(|tick| tiny.label(tick)).collect::<Vec<_>>()[..2], ["0", "1e−6"]);
         assert_eq!(scientific(2.5e-6), "2.5e−6");
-        assert_eq!(Axis::new((0.0, 16384.0), 4, (0.0, 1.0)).label(15000.0), "15\u{2009}000");
+        assert_eq!(Axis::new((0.0, 16384.0), 4, (0.0, 1.0)).label(15000.0), "15,000");
     }
 
     #[test]
     fn numbers_are_grouped_and_signed() {
-        assert_eq!(number(1234567.0, 0), "1\u{2009}234\u{2009}567");
+        assert_eq!(number(1234567.0, 0), "1,234,567");
+        assert_eq!([number(999.5, 1), number(1024.0, 0)], ["999.5", "1,024"]);
         assert_eq!(number(-0.04, 1), "0.0", "no minus before a zero");
         assert_eq!(number(-21.25, 1), "−21.2");
     }

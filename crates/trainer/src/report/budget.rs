@@ -3,7 +3,7 @@
 use schedule::{Budget, Phase};
 
 use super::{
-    axis::Axis,
+    axis::{Axis, number},
     svg::{AREA, BAND, Font, GRID, INK, Point, RULE, Svg, colour},
 };
 
@@ -22,8 +22,8 @@ pub fn budget_svg(budget: &Budget) -> String {
         "{} × {} steps, {} to {} response tokens",
         settings.cycles,
         settings.cycle_steps,
-        budget.smallest(),
-        budget.largest()
+        number(budget.smallest() as f64, 0),
+        number(budget.largest() as f64, 0)
     );
     svg.text((right, 24.0), &note, Font::note("end"));
     for (start, end, phase) in phases(budget) {

@@ -7,12 +7,12 @@ use super::{
     axis::{Axis, range},
     budget::{grid, stairs},
     short_name,
-    svg::{AREA, AREA_EDGE, BAND, Font, Point, Svg, colour, dash},
+    svg::{AREA, AREA_EDGE, BAND, Font, INK, Marker, Point, Shape, Svg, colour, dash},
 };
-use crate::metrics::{EvalRow, StepRow};
+use crate::metrics::{EvalRow, StepRow, plus_minus};
 
-/// A figure of an evaluation and its standard error.
-type EvalFigure = fn(&EvalRow) -> (f64, f64);
+/// A figure of an evaluation and its standard error, where that is known.
+type EvalFigure = fn(&EvalRow) -> (f64, Option<f64>);
 
 /// What one panel shows.
 struct Panel {
@@ -33,13 +33,13 @@ struct Panel {
 /// All panels as SVG documents, the wide ones first: two wide, then six narrow. `data` is the data set whose evaluations
 /// are drawn over the curves.
 pub(super) fn panels(runs: &[Run], data: Option<&str>) -> (Vec<String>, Vec<String>) {
-    let window = runs.iter().map(|run| smoothing(run.steps.len())).max().unwrap_or(1);
+    let window = window(runs);
     let smoothed = if window > 1 { format!("mean over {window} steps") } else { String::new() };
     let wide = |title, include, step, eval, budget, note| Panel {
         title,
         note,
         width: 960.0,
-        height: 330.0,
+        height: 344.0,
         include,
         step,
         eval: Some(eval),
@@ -49,7 +49,7 @@ pub(super) fn panels(runs: &[Run], data: Option<&str>) -> (Vec<String>, Vec<Stri
         title,
         note: smoothed.clone(),
         width: 472.0,
-        height: 240.0,
+        height: 254.0,
         include: &[0.0],
         step,
         eval: None,
@@ -70,7 +70,7 @@ pub(super) fn panels(runs: &[Run], data: Option<&str>) -> (Vec<String>, Vec<Stri
             "Accuracy, %",
             &[],
             |row| Some(100.0 * row.accuracy),
-            |row| (100.0 * row.pass_at_1, 100.0 * row.pass_at_1_se),
+            |row| (100.0 * row.pass_at_1, row.pass_at_1_se.map(|error| 100.0 * error)),
             false,
             format!("line: training within the budget, {smoothed} · {points}").replace(",  ·", " ·"),
         ),
@@ -89,7 +89,7 @@ pub(super) fn panels(runs: &[Run], data: Option<&str>) -> (Vec<String>, Vec<Stri
 
 impl Panel {
     fn draw(&self, runs: &[Run], data: Option<&str>) -> String {
-        let (left, right, top, bottom) = (56.0, self.width - 16.0, 46.0, self.height - 34.0);
+        let (left, right, top, bottom) = (56.0, self.width - 16.0, 46.0, self.height - 48.0);
         let mut svg = Svg::new(self.width, self.height, self.title);
         svg.text((left - 40.0, 22.0), self.title, Font::title());
         svg.text((right, 22.0), &self.note, Font { size: 11.5, ..Font::note("end") });
@@ -108,6 +108,8 @@ impl Panel {
             draw_budgets(&mut svg, runs, &across, &up, bottom);
         }
         grid(&mut svg, &across, &up, (left, right, bottom));
+        let below = ((left + right) / 2.0, self.height - 10.0);
+        svg.text(below, "step", Font { colour: INK, ..Font::note("middle") });
         for (index, run) in runs.iter().enumerate() {
             self.curve(&mut svg, run, index, &across, &up);
         }
@@ -130,7 +132,7 @@ impl Panel {
         let measured = rows().filter_map(self.step);
         let budgets = rows().filter(|_| self.budget).map(|row| row.budget as f64);
         let bars = evals.iter().flatten().filter_map(|row| Some((self.eval?)(row)));
-        let data = measured.chain(budgets).chain(bars.flat_map(|(value, error)| [value - error, value + error]));
+        let data = measured.chain(budgets).chain(bars.flat_map(|(value, error)| ends(value, error)));
         let mut data = data.peekable();
         // Bounds of the axis alone are nothing to draw.
         let include: &[f64] = if data.peek().is_some() { self.include } else { &[] };
@@ -154,14 +156,23 @@ impl Panel {
 }
 
 /// One evaluation at pixel `x`: its bar and its marker.
-fn point(svg: &mut Svg, row: &EvalRow, (value, error): (f64, f64), index: usize, (x, up): (f64, &Axis)) {
-    let (low, high) = (up.at(value - error), up.at(value + error));
-    svg.line((x, low), (x, high), colour(index), 1.2);
-    for y in [low, high] {
-        svg.line((x - 3.5, y), (x + 3.5, y), colour(index), 1.2);
+fn point(svg: &mut Svg, row: &EvalRow, (value, error): (f64, Option<f64>), index: usize, (x, up): (f64, &Axis)) {
+    if error.is_some() {
+        let [low, high] = ends(value, error).map(|value| up.at(value));
+        svg.line((x, low), (x, high), colour(index), 1.2);
+        for y in [low, high] {
+            svg.line((x - 3.5, y), (x + 3.5, y), colour(index), 1.2);
+        }
     }
-    let tip = format!("{} · step {}: {value:.1} ± {error:.1}", short_name(&row.name), row.step);
-    svg.marker((x, up.at(value)), 5.5, &row.name, colour(index), &tip);
+    let tip = format!("{} · step {}: {value:.1}{}", short_name(&row.name), row.step, plus_minus(error, 1));
+    let (shape, colour) = (Shape::of(&row.name, 0), colour(index));
+    svg.markers(&[Marker { at: (x, up.at(value)), radius: 5.5, shape, colour, tip: &tip }]);
+}
+
+/// The ends of an error bar; the value itself where the error is not known.
+fn ends(value: f64, error: Option<f64>) -> [f64; 2] {
+    let error = error.unwrap_or(0.0);
+    [value - error, value + error]
 }
 
 /// Shades the compress phases, where all runs have theirs at the same steps.
@@ -214,6 +225,11 @@ fn draw_budgets(svg: &mut Svg, runs: &[Run], across: &Axis, up: &Axis, bottom: f
             svg.polyline(&edge, colour(index), 1.0, " stroke-opacity=\"0.6\" stroke-dasharray=\"3 3\"");
         }
     }
+}
+
+/// Over how many steps the curves of `runs` are smoothed, at the most; where it is one, single steps are what is drawn.
+pub(super) fn window(runs: &[Run]) -> usize {
+    runs.iter().map(|run| smoothing(run.steps.len())).max().unwrap_or(1)
 }
 
 /// How many steps a smoothed point is the mean of: about a twentieth of the run, odd.

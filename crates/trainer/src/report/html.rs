@@ -7,9 +7,9 @@ use super::{
     axis::number,
     curves, data_names,
     pareto::pareto_svg,
-    samples::Sample,
+    responses::responses,
     svg::{colour, escape},
-    table::{HEADS, cells, signed},
+    table::{HEADS, cells},
 };
 use crate::metrics::EvalRow;
 
@@ -47,24 +47,26 @@ pub fn html(runs: &[Run]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title} · Bellows report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <header><p class=\"brand\">Bellows report</p><h1>{title}</h1>\n{}</header>\n",
+         <title>{title} · Bellows report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <header><p class=\"brand\">Bellows report</p><h1>{title}</h1>\n{}{}</header>\n",
         headlines(runs),
+        origins(runs),
         title = escape(&title),
     );
     for name in &data {
         let table = (heading("Results", name, &data), results(runs, name));
-        let plot = (String::new(), figure(&pareto_svg(runs, name)));
+        let plot = (String::new(), scrolled(figure(&pareto_svg(runs, name)), Figures::Plot));
         // The rows of several runs fill a screen: the picture goes first then.
         let order = if runs.len() > 1 { [plot, table] } else { [table, plot] };
         order.iter().for_each(|(heading, body)| section(&mut page, heading, body));
     }
     let (wide, narrow) = curves::panels(runs, data.first().map(String::as_str));
     let mut body = legend(runs);
-    wide.iter().for_each(|svg| body.push_str(&figure(svg)));
+    wide.iter().for_each(|svg| body.push_str(&scrolled(figure(svg), Figures::Plot)));
     let grid: String = narrow.iter().map(|svg| figure(svg)).collect();
     let _ = writeln!(body, "<div class=\"grid\">{grid}</div>");
-    body.push_str("<p class=\"note\">Shaded steps are compress phases. Faint lines are single steps.</p>\n");
+    let faint = if curves::window(runs) > 1 { " Faint lines are single steps." } else { "" };
+    let _ = writeln!(body, "<p class=\"note\">Shaded steps are compress phases.{faint}</p>");
     section(&mut page, "Training", &body);
     section(&mut page, "Responses, early and late", &responses(runs));
     section(&mut page, "Settings", &settings(runs));
@@ -86,8 +88,27 @@ fn figure(svg: &str) -> String {
     format!("<figure>{svg}</figure>\n")
 }
 
+/// What a narrow screen shows a part of.
+#[derive(Clone, Copy)]
+enum Figures {
+    Plot,
+    Table,
+}
+
+/// `body` in a frame that scrolls where the screen is too narrow for it, and says so there: a figure keeps a width at
+/// which its text can be read.
+fn scrolled(body: String, what: Figures) -> String {
+    let class = match what {
+        Figures::Plot => "plot",
+        Figures::Table => "sheet",
+    };
+    format!(
+        "<p class=\"hint\">scroll sideways for the rest →</p><div class=\"scroll {class}\" tabindex=\"0\">{body}</div>\n"
+    )
+}
+
 /// A patch of the colour of run `index`.
-fn patch(index: usize) -> String {
+pub(super) fn patch(index: usize) -> String {
     format!("<span class=\"patch\" style=\"background:{}\"></span>", colour(index))
 }
 
@@ -103,7 +124,21 @@ fn headlines(runs: &[Run]) -> String {
     out
 }
 
+/// One line a run: when it began and what made it, as far as that is known.
+fn origins(runs: &[Run]) -> String {
+    let mut out = String::new();
+    for run in runs {
+        let line = run.origin.line();
+        let name = if runs.len() > 1 && !line.is_empty() { format!("{}: ", run.name) } else { String::new() };
+        if !line.is_empty() {
+            let _ = writeln!(out, "<p class=\"note origin\">{}</p>", escape(&(name + &line)));
+        }
+    }
+    out
+}
+
 fn headline(evals: &[EvalRow], steps: usize) -> String {
+    let steps = number(steps as f64, 0);
     let Some(start) = evals.first() else { return format!("{steps} steps, no evaluation yet.") };
     let last = evals.iter().rev().find(|row| row.data == start.data).unwrap_or(start);
     let figures = |row: &EvalRow| {
@@ -127,8 +162,10 @@ fn headline(evals: &[EvalRow], steps: usize) -> String {
 /// The table of all evaluations on `data`.
 fn results(runs: &[Run], data: &str) -> String {
     let several = runs.len() > 1;
-    let mut out = String::from("<div class=\"scroll\"><table class=\"figures\"><thead><tr>");
-    let more = ["pass@k", "waits", "step", "rollout tokens"];
+    // Of one response a problem, pass@k is the accuracy again.
+    let with_pass = runs.iter().flat_map(|run| run.evals_on(data)).any(|row| row.samples > 1);
+    let mut out = String::from("<table class=\"figures\"><thead><tr>");
+    let more = with_pass.then_some("pass@k").into_iter().chain(["waits", "step", "rollout tokens"]);
     let heads = HEADS.into_iter().chain(more);
     for head in several.then_some("run").into_iter().chain(heads) {
         let class = if ["run", HEADS[0]].contains(&head) { " class=\"name\"" } else { "" };
@@ -148,15 +185,16 @@ fn results(runs: &[Run], data: &str) -> String {
             let _ = write!(out, "<td class=\"name\">{}</td>", escape(&name));
             let waits = row.markers_per_response.map_or("–".into(), |count| number(count, 1));
             let pass = format!("{} (k={})", number(100.0 * row.pass_at_k, 1), row.samples);
-            let tail = [pass, waits, row.step.to_string(), number(row.tokens_total as f64, 0)];
-            for cell in figures.iter().chain(&tail) {
+            let tail = [waits, number(row.step as f64, 0), number(row.tokens_total as f64, 0)];
+            for cell in figures.iter().chain(with_pass.then_some(&pass)).chain(&tail) {
                 let _ = write!(out, "<td>{}</td>", escape(cell));
             }
             out.push_str("</tr>\n");
         }
         out.push_str("</tbody>");
     }
-    out.push_str("</table></div>\n");
+    out.push_str("</table>");
+    let mut out = scrolled(out, Figures::Table);
     let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(&reading(runs, data)));
     out
 }
@@ -170,7 +208,7 @@ fn reading(runs: &[Run], data: &str) -> String {
     let mut sizes: Vec<String> = runs
         .iter()
         .flat_map(|run| run.evals_on(data))
-        .map(|row| format!("{} problems, each answered {}", row.problems, times(row.samples)))
+        .map(|row| format!("{} problems, each answered {}", number(row.problems as f64, 0), times(row.samples)))
         .collect();
     sizes.sort();
     sizes.dedup();
@@ -224,90 +262,5 @@ fn settings(runs: &[Run]) -> String {
     out
 }
 
-/// The pairs of responses of every run; those of further runs are folded away.
-fn responses(runs: &[Run]) -> String {
-    let mut out = String::new();
-    for (index, run) in runs.iter().enumerate() {
-        let mut body = String::new();
-        for pair in &run.samples {
-            let same = pair.before.prompt == pair.after.prompt;
-            body.push_str("<div class=\"pair\">");
-            for sample in [&pair.before, &pair.after] {
-                body.push_str(&response(sample));
-            }
-            body.push_str("</div>\n");
-            if !same {
-                body.push_str("<p class=\"note\">These two answer different problems.</p>");
-            }
-        }
-        if body.is_empty() {
-            body.push_str("<p class=\"note\">No responses from two different steps were kept.</p>\n");
-        }
-        if runs.len() > 1 {
-            let open = if index == 0 { " open" } else { "" };
-            let (patch, name) = (patch(index), escape(&run.name));
-            let _ = writeln!(out, "<details{open}><summary>{patch}{name}</summary>{body}</details>");
-        } else {
-            out.push_str(&body);
-        }
-    }
-    out.push_str(
-        "<p class=\"note\">The first and the last response to a problem that the run kept, not picked by how they turned out.</p>",
-    );
-    out
-}
-
-fn response(sample: &Sample) -> String {
-    format!(
-        "<article><h3>step {} <span class=\"note\">reward {}, {}, {} characters</span></h3>\
-         <pre class=\"prompt\">{}</pre><pre>{}</pre></article>",
-        sample.step,
-        signed(sample.reward, 1),
-        escape(&sample.finish),
-        number(sample.response.chars().count() as f64, 0),
-        escape(&sample.prompt),
-        escape(&sample.response),
-    )
-}
-
 /// The look of the page.
-const STYLE: &str = "
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f2f4f7; color: #1c2330; font: 15px/1.5 Inter, system-ui, -apple-system, 'Segoe UI',
-  Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif; font-variant-numeric: tabular-nums; }
-main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px; }
-header { padding: 0 4px 12px; }
-.brand { margin: 0; color: #5c6675; font-size: 13px; letter-spacing: .04em; }
-h1 { margin: 0 0 8px; font-size: 28px; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 0 0 12px; font-size: 18px; }
-h3 { margin: 0 0 8px; font-size: 14px; }
-.lead { margin: 2px 0; }
-section { background: #fff; border: 1px solid #e1e5eb; border-radius: 10px; padding: 20px; margin: 0 0 16px; }
-figure { margin: 0; }
-figure svg { display: block; width: 100%; height: auto; margin: 0 auto; max-width: 960px; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 12px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; }
-table.figures { width: 100%; }
-th { font-weight: 600; color: #5c6675; font-size: 12.5px; }
-th, td { padding: 6px 10px; border-bottom: 1px solid #e9ecf1; white-space: nowrap; }
-table.figures th, table.figures td { text-align: right; }
-table.figures .name { text-align: left; }
-table.figures td.run { vertical-align: top; font-weight: 600; white-space: normal; overflow-wrap: anywhere; }
-table.figures tbody + tbody tr:first-child td { border-top: 2px solid #d5dae2; }
-table.settings th, table.settings td { text-align: left; padding: 4px 14px 4px 0; }
-.differs td { font-weight: 600; }
-.note { color: #5c6675; font-size: 13px; font-weight: 400; margin: 10px 0 0; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 12px; font-size: 14px; }
-.patch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 7px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 12px; margin-bottom: 16px; }
-article { min-width: 0; }
-pre { margin: 0; padding: 10px 12px; background: #f6f7f9; border: 1px solid #e9ecf1; border-radius: 6px; max-height: 420px;
-  overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 12.5px/1.45 ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace; }
-pre.prompt { background: #eaf0f9; border-color: #d8e2f1; margin-bottom: 6px; }
-details { margin: 10px 0 0; }
-summary { cursor: pointer; margin-bottom: 8px; }
-@media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 8px 0; } }
-";
+const STYLE: &str = include_str!("style.css");

@@ -6,9 +6,14 @@
 mod axis;
 mod budget;
 mod curves;
+mod enlarged;
 mod html;
 mod labels;
+mod markers;
+mod origin;
 mod pareto;
+mod plane;
+mod responses;
 mod samples;
 mod svg;
 mod table;
@@ -24,6 +29,7 @@ use crate::metrics::{EvalRow, StepRow, read_evals, read_steps};
 
 pub use budget::budget_svg;
 pub use html::html;
+pub use origin::Origin;
 pub use pareto::{Series, Spot, pareto_plot, pareto_svg};
 pub use samples::{Pair, Sample};
 pub use table::summary_table;
@@ -33,6 +39,8 @@ pub use table::summary_table;
 pub struct Run {
     /// The name of the folder, longer where several runs of a report would share it.
     pub name: String,
+    /// When it began and what made it.
+    pub origin: Origin,
     /// `config.toml` as text.
     pub config: String,
     /// `config.toml` as a table.
@@ -56,9 +64,11 @@ impl Run {
         }
         let path = dir.join("config.toml");
         let config = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
-        let settings = config.parse().with_context(|| format!("{}: not TOML", path.display()))?;
+        let settings: toml::Table = config.parse().with_context(|| format!("{}: not TOML", path.display()))?;
+        let device = settings.get("run").and_then(|run| Some(run.get("device")?.as_str()?.to_string()));
         Ok(Self {
             name: folder_name(dir, 1),
+            origin: Origin::of(dir, &config, device),
             config,
             settings,
             steps: read_steps(dir)?,

@@ -4,9 +4,11 @@ use super::{
     Run,
     axis::{Axis, range},
     budget::grid,
-    labels::{Taken, label},
+    enlarged::Enlarged,
+    labels::Taken,
+    plane::{Plane, bar},
     short_name,
-    svg::{Font, GRID, INK, MUTED, Point, Svg, colour, dash, text_width},
+    svg::{Font, GRID, INK, MUTED, Marker, Shape, Svg, colour, dash, text_width},
     table::cells,
 };
 use crate::metrics::EvalRow;
@@ -22,14 +24,15 @@ const ALL_LABELS: usize = 3;
 /// A point of the plot.
 #[derive(Debug, Clone)]
 pub struct Spot {
-    /// The evaluation, which gives the marker its shape: `start`, `...-low`, `...-high`; any other is a disc.
+    /// The evaluation, which gives the marker its shape: `start`, `...-low`, `...-high`; any other has that of its
+    /// series.
     pub name: String,
     /// What is written beside it.
     pub label: Option<String>,
-    /// Accuracy and its standard error, percent.
-    pub accuracy: (f64, f64),
-    /// Mean response tokens and their standard error.
-    pub tokens: (f64, f64),
+    /// Accuracy and its standard error where it is known, percent.
+    pub accuracy: (f64, Option<f64>),
+    /// Mean response tokens and their standard error where it is known.
+    pub tokens: (f64, Option<f64>),
     /// What appears where a pointer rests on it.
     pub tip: String,
 }
@@ -57,7 +60,7 @@ pub fn pareto_svg(runs: &[Run], data: &str) -> String {
                 Spot {
                     name: row.name.clone(),
                     label: labelled.iter().any(|other| std::ptr::eq(*other, *row)).then(|| short_name(&row.name)),
-                    accuracy: (100.0 * row.pass_at_1, 100.0 * row.pass_at_1_se),
+                    accuracy: (100.0 * row.pass_at_1, row.pass_at_1_se.map(|error| 100.0 * error)),
                     tokens: (row.response_tokens, row.response_tokens_se),
                     tip: format!("{} · {name}: {accuracy} %, {tokens} tokens, {cut} cut off", run.name),
                 }
@@ -96,29 +99,16 @@ pub fn pareto_plot(series: &[Series], note: &str) -> String {
     let below = ((LEFT + RIGHT) / 2.0, HEIGHT - 12.0);
     svg.text(below, "mean response tokens (fewer is better)", Font { anchor: "middle", ..axis_font });
 
-    let place = |spot: &Spot| (across.at(spot.tokens.0), up.at(spot.accuracy.0));
+    let plane = Plane { across, up };
+    let frame = [LEFT, top, RIGHT, BOTTOM];
     let mut taken = Taken::new((LEFT, RIGHT), (top, BOTTOM));
-    for (index, series) in series.iter().enumerate() {
-        draw_bars(&mut svg, &series.spots, &across, &up, colour(index), &mut taken);
-        let points: Vec<Point> = series.spots.iter().map(place).collect();
-        for ends in points.windows(2) {
-            arrow(&mut svg, ends[0], ends[1], index);
-            taken.line(ends[0], ends[1], 1);
-        }
+    plane.draw(&mut svg, series, &mut taken);
+    let crowd = plane.crowd(series);
+    let enlarged = Enlarged::of(&crowd, &plane, series, frame, &taken);
+    if let Some(enlarged) = &enlarged {
+        enlarged.draw(&mut svg, series, &mut taken);
     }
-    for (index, series) in series.iter().enumerate() {
-        for spot in &series.spots {
-            svg.marker(place(spot), 7.0, &spot.name, colour(index), &spot.tip);
-            taken.disc(place(spot));
-        }
-    }
-    for (index, series) in series.iter().enumerate() {
-        for spot in &series.spots {
-            if let Some(text) = &spot.label {
-                label(&mut svg, text, place(spot), colour(index), &mut taken);
-            }
-        }
-    }
+    plane.label(&mut svg, series, &mut taken, |point| enlarged.is_none() || !crowd.contains(&point));
     svg.finish()
 }
 
@@ -137,11 +127,6 @@ fn labelled<'a>(path: &[&'a EvalRow], runs: usize) -> Vec<&'a EvalRow> {
     [last("-low"), last("-high")].into_iter().flatten().collect()
 }
 
-/// The ends of an error bar.
-fn bar((value, error): (f64, f64)) -> [f64; 2] {
-    [value - error, value + error]
-}
-
 /// The range of values, a little widened so that markers and labels at its ends have room.
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = range(values)?;
@@ -149,46 +134,13 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     Some(((low - room).max(0.0), high + room))
 }
 
-/// Error bars in both directions, thin, under the paths.
-fn draw_bars(svg: &mut Svg, spots: &[Spot], across: &Axis, up: &Axis, colour: &str, taken: &mut Taken) {
-    for spot in spots {
-        let (x, y) = (across.at(spot.tokens.0), up.at(spot.accuracy.0));
-        let [left, right] = bar(spot.tokens).map(|tokens| across.at(tokens));
-        let [low, high] = bar(spot.accuracy).map(|accuracy| up.at(accuracy));
-        for ends in [[(left, y), (right, y)], [(x, low), (x, high)]] {
-            svg.polyline(&ends, colour, 1.2, " stroke-opacity=\"0.55\"");
-            taken.line(ends[0], ends[1], 1);
-        }
-        for (x, y, across) in [(x, low, 4.0), (x, high, 4.0), (left, y, 0.0), (right, y, 0.0)] {
-            let down = 4.0 - across;
-            svg.polyline(&[(x - across, y - down), (x + across, y + down)], colour, 1.2, " stroke-opacity=\"0.55\"");
-        }
-    }
-}
-
-/// A line with its head just past the middle, where no marker hides it.
-fn arrow(svg: &mut Svg, from: Point, to: Point, index: usize) {
-    svg.polyline(&[from, to], colour(index), 1.8, &format!("{} stroke-opacity=\"0.8\"", dash(index)));
-    let (along, down) = (to.0 - from.0, to.1 - from.1);
-    let length = along.hypot(down);
-    // A line that the two markers nearly fill has no room for a head.
-    if length < 34.0 {
-        return;
-    }
-    let (along, down) = (along / length, down / length);
-    let tip = (from.0 + along * (length * 0.5 + 6.0), from.1 + down * (length * 0.5 + 6.0));
-    let back = (tip.0 - 10.0 * along, tip.1 - 10.0 * down);
-    let corners = [tip, (back.0 - 4.0 * down, back.1 + 4.0 * along), (back.0 + 4.0 * down, back.1 - 4.0 * along)];
-    svg.polygon(&corners, colour(index), "");
-}
-
 /// The names of the series in their colours, and what the shapes mean.
 struct Legend<'a> {
-    /// Position of the left edge, line, name, index of the series.
-    entries: Vec<(f64, usize, &'a str, usize)>,
+    /// Position of the left edge, line, index of the series, the series.
+    entries: Vec<(f64, usize, usize, &'a Series)>,
     lines: usize,
-    /// The shapes that are explained: a name that has the shape, and its meaning.
-    shapes: Vec<(&'static str, &'static str)>,
+    /// The shapes that all series share, and their meanings.
+    shapes: [(Shape, &'static str); 3],
 }
 
 impl<'a> Legend<'a> {
@@ -200,29 +152,93 @@ impl<'a> Legend<'a> {
             if x > LEFT && x + width > RIGHT {
                 (x, line) = (LEFT - 40.0, line + 1);
             }
-            entries.push((x, line, series.name.as_str(), index));
+            entries.push((x, line, index, series));
             x += width;
         }
-        let mut shapes = vec![("start", "start"), ("-low", "end of compression"), ("-high", "end of cycle")];
-        if series.iter().flat_map(|series| &series.spots).any(|spot| spot.name == "end") {
-            shapes.push(("end", "end of run"));
-        }
+        let shapes = [(Shape::Ring, "start"), (Shape::Down, "end of compression"), (Shape::Up, "end of cycle")];
         Self { lines: if entries.is_empty() { 0 } else { line }, entries, shapes }
     }
 
     fn draw(&self, svg: &mut Svg) {
-        for &(x, line, name, index) in &self.entries {
+        for &(x, line, index, series) in &self.entries {
             let y = 28.0 + 20.0 * line as f64;
-            svg.polyline(&[(x, y - 4.0), (x + 22.0, y - 4.0)], colour(index), 3.0, &dash(index));
-            svg.text((x + 29.0, y), name, Font { colour: INK, ..Font::note("start") });
+            match series.spots.as_slice() {
+                [spot] => {
+                    let (at, shape) = ((x + 11.0, y - 4.0), Shape::of(&spot.name, index));
+                    svg.markers(&[Marker { at, radius: 6.0, shape, colour: colour(index), tip: "" }]);
+                }
+                _ => svg.polyline(&[(x, y - 4.0), (x + 22.0, y - 4.0)], colour(index), 3.0, &dash(index)),
+            }
+            svg.text((x + 29.0, y), &series.name, Font { colour: INK, ..Font::note("start") });
         }
         let y = 52.0 + 20.0 * self.lines as f64;
         let width = |meaning: &str| 27.0 + text_width(meaning, 12.0);
         let mut x = RIGHT - self.shapes.iter().map(|(_, meaning)| width(meaning)).sum::<f64>() + 16.0;
-        for &(name, meaning) in &self.shapes {
-            svg.marker((x, y - 4.0), 6.0, name, MUTED, "");
+        for (shape, meaning) in self.shapes {
+            svg.markers(&[Marker { at: (x, y - 4.0), radius: 6.0, shape, colour: MUTED, tip: "" }]);
             svg.text((x + 11.0, y), meaning, Font::note("start"));
             x += width(meaning);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spot(name: &str, accuracy: (f64, Option<f64>), tokens: (f64, Option<f64>)) -> Spot {
+        Spot { name: name.into(), label: Some(short_name(name)), accuracy, tokens, tip: String::new() }
+    }
+
+    fn series(name: &str, spots: Vec<Spot>) -> Series {
+        Series { name: name.into(), in_legend: true, spots }
+    }
+
+    /// The last low and high of a study, a third of a percent apart, where the start is far away.
+    fn crowded() -> Vec<Series> {
+        let error = |error| Some(error);
+        let path = vec![
+            spot("start", (57.3, error(0.3)), (277.2, error(1.9))),
+            spot("cycle-3-low", (79.3, error(0.5)), (163.0, error(1.8))),
+            spot("cycle-3-high", (79.6, error(0.5)), (162.7, error(2.8))),
+        ];
+        let end = |accuracy, tokens| vec![spot("end", (accuracy, error(0.9)), (tokens, error(3.2)))];
+        vec![series("SIRI", path), series("stair", end(78.8, 156.7)), series("staged", end(79.6, 162.2))]
+    }
+
+    #[test]
+    fn a_crowd_is_drawn_again_where_its_points_can_be_told_apart() {
+        let text = pareto_plot(&crowded(), "");
+        assert_eq!(
+            [">enlarged</text>", ">low 3</text>", ">high 3</text>"].map(|one| text.matches(one).count()),
+            [1; 3]
+        );
+        assert!(text.contains(">start</text>") && !text.contains("low 3, high 3"));
+        // Without a start far away there is nothing to enlarge.
+        let mut near = crowded();
+        near.truncate(1);
+        near[0].spots.remove(0);
+        assert!(!pareto_plot(&near, "").contains(">enlarged</text>"));
+    }
+
+    #[test]
+    fn every_series_has_a_legend_entry_a_colour_and_a_shape_and_the_first_is_on_top() {
+        let text = pareto_plot(&crowded(), "");
+        for (index, name) in ["SIRI", "stair", "staged"].into_iter().enumerate() {
+            assert!(text.contains(&format!(">{name}</text>")) && text.contains(colour(index)), "{name}");
+        }
+        let (square, diamond) = (Shape::of("end", 1), Shape::of("end", 2));
+        assert!(square != diamond && ![Shape::Ring, Shape::Down, Shape::Up].contains(&square));
+        let last = |colour: &str| text.rfind(&format!("fill=\"{colour}\" fill-opacity")).unwrap();
+        assert!(last(colour(0)) > last(colour(1)) && last(colour(0)) > last(colour(2)));
+    }
+
+    #[test]
+    fn an_unknown_error_has_no_bar() {
+        let of = |error| vec![series("one", vec![spot("start", (50.0, error), (300.0, error))])];
+        let bars = |text: &str| text.matches("stroke-opacity=\"0.55\"").count();
+        assert_eq!(bars(&pareto_plot(&of(Some(2.0)), "")), 6, "two bars with two caps each");
+        let none = pareto_plot(&of(None), "");
+        assert!(bars(&none) == 0 && !none.contains("NaN"), "{none}");
     }
 }

@@ -21,8 +21,11 @@ pub struct Sample {
     pub response: String,
     /// Its reward.
     pub reward: f64,
-    /// Why it ended.
+    /// Why it ended: `stop` or `length`.
     pub finish: String,
+    /// Its tokens, where they were counted.
+    #[serde(default)]
+    pub tokens: Option<usize>,
 }
 
 /// An early and a late response. They answer the same problem where the run kept one twice.
@@ -110,7 +113,14 @@ mod tests {
     use super::*;
 
     fn sample(step: usize, prompt: &str, response: &str) -> Sample {
-        Sample { step, prompt: prompt.into(), response: response.into(), reward: 0.0, finish: "length".into() }
+        Sample {
+            step,
+            prompt: prompt.into(),
+            response: response.into(),
+            reward: 0.0,
+            finish: "length".into(),
+            tokens: None,
+        }
     }
 
     fn choose(samples: &[Sample]) -> Vec<(String, String)> {

@@ -4,8 +4,12 @@
 
 use std::fmt::Write;
 
+pub(super) use super::markers::{Marker, Shape};
+
 /// A place in the picture, pixels from the top left.
 pub(super) type Point = (f64, f64);
+/// A rectangle: left, top, right, bottom.
+pub(super) type Frame = [f64; 4];
 
 /// Text of first rank.
 pub(super) const INK: &str = "#1c2330";
@@ -140,33 +144,44 @@ impl Svg {
         ));
     }
 
-    /// A marker for an evaluation, shaped by its name: a ring (start), a triangle down (low) or up (high), a disc (any
-    /// other). `tip` appears where a pointer rests on it.
-    pub(super) fn marker(&mut self, (x, y): Point, radius: f64, name: &str, colour: &str, tip: &str) {
-        let title = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
-        let down = match name {
-            name if name.ends_with("-low") => 1.0,
-            name if name.ends_with("-high") => -1.0,
-            _ => 0.0,
-        };
-        if down == 0.0 {
-            let (fill, stroke) = if name == "start" { (PAPER, colour) } else { (colour, PAPER) };
-            self.put(format_args!(
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{:.1}\" fill=\"{fill}\" stroke=\"{stroke}\" \
-                 stroke-width=\"2\">{title}</circle>",
-                radius * 0.85
-            ));
-            return;
+    /// Markers, later ones over earlier ones. They are outlined and their insides let through what is below, and none has
+    /// a rim over another, so that of two that coincide both are seen.
+    pub(super) fn markers(&mut self, markers: &[Marker]) {
+        let rim = format!("fill=\"none\" stroke=\"{PAPER}\" stroke-width=\"4.5\" stroke-linejoin=\"round\"");
+        for marker in markers {
+            self.put(format_args!("{} {rim}/>", marker.outline()));
         }
-        let corners = path(&[
-            (x - radius, y - 0.65 * radius * down),
-            (x + radius, y - 0.65 * radius * down),
-            (x, y + 1.05 * radius * down),
-        ]);
+        for marker @ Marker { shape, colour, tip, .. } in markers {
+            let opacity = if *shape == Shape::Ring { 0.0 } else { 0.4 };
+            let title = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
+            let (outline, end) = (marker.outline(), if shape.corners().is_some() { "path" } else { "circle" });
+            self.put(format_args!(
+                "{outline} fill=\"{colour}\" fill-opacity=\"{opacity}\" stroke=\"{colour}\" stroke-width=\"1.8\" \
+                 stroke-linejoin=\"round\">{title}</{end}>"
+            ));
+        }
+    }
+
+    /// A framed rectangle.
+    pub(super) fn outline(&mut self, [left, top, right, bottom]: Frame, fill: &str, stroke: &str) {
         self.put(format_args!(
-            "<path d=\"{corners}Z\" fill=\"{colour}\" stroke=\"{PAPER}\" stroke-width=\"1.5\" \
-             stroke-linejoin=\"round\" paint-order=\"stroke\">{title}</path>"
+            "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{fill}\" \
+             stroke=\"{stroke}\"/>",
+            right - left,
+            bottom - top
         ));
+    }
+
+    /// Draws, and leaves out what lies outside of the frame. A picture in the picture does it without a name that another
+    /// picture of the same page could have too.
+    pub(super) fn clipped(&mut self, [left, top, right, bottom]: Frame, draw: impl FnOnce(&mut Self)) {
+        let (width, height) = (right - left, bottom - top);
+        self.put(format_args!(
+            "<svg x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+             viewBox=\"{left:.1} {top:.1} {width:.1} {height:.1}\" overflow=\"hidden\">"
+        ));
+        draw(self);
+        self.put(format_args!("</svg>"));
     }
 
     fn put(&mut self, shape: std::fmt::Arguments) {
@@ -175,7 +190,7 @@ impl Svg {
     }
 }
 
-fn path(points: &[Point]) -> String {
+pub(super) fn path(points: &[Point]) -> String {
     let mut d = String::new();
     for (index, (x, y)) in points.iter().enumerate() {
         let _ = write!(d, "{}{x:.1} {y:.1}", if index == 0 { 'M' } else { 'L' });

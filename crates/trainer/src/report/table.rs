@@ -1,7 +1,7 @@
 //! The table of a run's evaluations, with what changed against the first.
 
 use super::{axis::number, short_name};
-use crate::metrics::EvalRow;
+use crate::metrics::{EvalRow, plus_minus};
 
 /// The heads of the columns of [`cells`].
 pub(super) const HEADS: [&str; 6] = ["checkpoint", "accuracy %", "change", "tokens", "change", "cut off"];
@@ -14,9 +14,9 @@ pub(super) fn cells(row: &EvalRow, start: &EvalRow) -> [String; 6] {
     let shorter = (start.response_tokens > 0.0).then(|| 100.0 * (row.response_tokens / start.response_tokens - 1.0));
     [
         short_name(&row.name),
-        format!("{} ± {}", number(100.0 * row.pass_at_1, 1), number(100.0 * row.pass_at_1_se, 1)),
+        number(100.0 * row.pass_at_1, 1) + &plus_minus(row.pass_at_1_se.map(|error| 100.0 * error), 1),
         if is_start { String::new() } else { signed(points, 1) + " pt" },
-        format!("{} ± {}", number(row.response_tokens, 0), number(row.response_tokens_se, 0)),
+        number(row.response_tokens, 0) + &plus_minus(row.response_tokens_se, 0),
         shorter.filter(|_| !is_start).map(|percent| signed(percent, 0) + "%").unwrap_or_default(),
         format!("{}%", number(100.0 * row.truncated, 0)),
     ]
@@ -92,6 +92,12 @@ low 1       61.2 ± 2.0  +11.2 pt  180 ± 5    −40%      25%
         assert_eq!(squeeze(&table), squeeze(expected));
         let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|&width| width == widths[0]), "{table}");
+    }
+
+    #[test]
+    fn an_unknown_error_is_left_out() {
+        let row = EvalRow { pass_at_1_se: None, response_tokens_se: None, ..eval_row(0, "start", 1.0, 300.0) };
+        assert_eq!(cells(&row, &row)[1..4], ["100.0", "", "300"]);
     }
 
     #[test]

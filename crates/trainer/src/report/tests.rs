@@ -32,7 +32,7 @@ fn write_run(parent: &Path, name: &str, gain: f64) -> PathBuf {
         };
         writer.eval(&eval_row(step, name, 0.5 + gain * step as f64 / 16.0, 300.0 - 5.0 * step as f64)).unwrap();
         let row = serde_json::json!({"step": step, "prompt": "Make 19 & more", "response": "<script>alert(1)</script>",
-            "reward": 1.0, "finish": "stop"});
+            "reward": 1.0, "finish": "stop", "tokens": 1234});
         fs::write(dir.join(format!("rollouts/step-{step:06}.jsonl")), format!("{row}\n")).unwrap();
     }
     dir
@@ -58,6 +58,51 @@ fn the_report_of_one_run_holds_its_figures_and_no_outside_resource() {
     }
     assert!(!page.contains("NaN") && !page.contains("inf"), "a coordinate is not finite");
     assert!(fs::read_to_string(dir.join("pareto.svg")).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn the_page_says_what_a_reader_would_have_to_guess() {
+    let parent = folder();
+    let dir = write_run(parent.path(), "run", 0.2);
+    let config = format!("# As resolved by trainer 9.8.7.\n{CONFIG}").replace("seed = 1", "seed = 1\ndevice = \"cpu\"");
+    fs::write(dir.join("config.toml"), config).unwrap();
+    let page = || fs::read_to_string(write_run_report(&dir).unwrap()).unwrap();
+    let one = page();
+    // The folder's event file is from now.
+    assert!(one.contains("begun 20") && one.contains(" UTC · trainer 9.8.7 · device cpu"), "the origin is missing");
+    assert!(one.contains("reward +1.0 · complete · 1,234 tokens"), "a finish and a length read as such");
+    assert!(one.matches(">step</text>").count() >= 7, "every axis of steps says so");
+    assert!(!one.contains("pass@k") && !one.contains("Faint"), "what is not there is not explained");
+    assert!(one.contains("scroll sideways"), "a narrow screen says that there is more");
+    // Without tokens, and cut off.
+    let row = serde_json::json!({"step": 17, "prompt": "Make 19 & more", "response": "four", "reward": 0.0,
+        "finish": "length"});
+    fs::write(dir.join("rollouts/step-000017.jsonl"), format!("{row}\n")).unwrap();
+    let mut writer = MetricsWriter::resume(&dir, Some(16)).unwrap();
+    (17..=60).for_each(|step| writer.step(&step_row(step)).unwrap());
+    writer.eval(&EvalRow { samples: 4, pass_at_k: 0.875, ..eval_row(60, "cycle-3-low", 0.7, 250.0) }).unwrap();
+    let page = page();
+    assert!(page.contains("reward 0.0 · cut off · 4 characters"));
+    assert!(page.contains("pass@k") && page.contains("87.5 (k=4)") && page.contains("Faint lines are single steps."));
+}
+
+#[test]
+fn shares_that_are_all_zero_have_an_axis_that_begins_there() {
+    let parent = folder();
+    let mut run = Run::load(&write_run(parent.path(), "run", 0.2)).unwrap();
+    run.steps.iter_mut().for_each(|row| row.learning.clip_fraction = 0.0);
+    let (_, narrow) = curves::panels(&[run], None);
+    let clipped = narrow.iter().find(|svg| svg.contains("Clipped ratios")).unwrap();
+    assert!(clipped.contains(">0.0</text>") && !clipped.contains('−'), "{clipped}");
+}
+
+#[test]
+fn an_unknown_error_is_neither_written_nor_drawn() {
+    let parent = folder();
+    let mut run = Run::load(&write_run(parent.path(), "run", 0.2)).unwrap();
+    run.evals.iter_mut().for_each(|row| (row.pass_at_1_se, row.response_tokens_se) = (None, None));
+    let page = html(&[run]);
+    assert!(page.contains("70.0&thinsp;%") && !page.contains("± 0") && !page.contains("NaN"));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 pub(crate) mod changes;
 mod collect;
 mod evidence;
+mod example;
 mod interrupt;
 mod lock;
 pub(crate) mod measured;
@@ -39,6 +40,9 @@ pub use open::folder_by_time;
 pub fn train(config: Config, resume: Option<PathBuf>) -> Result<()> {
     interrupt::listen()?;
     let mut run = Run::open(config, resume)?;
+    if run.saved.is_some() {
+        run.screen.line(&format!("resumed at step {} of {}", run.step, run.schedule.total_steps()));
+    }
     match cycles(&mut run) {
         Err(error) if interrupt::requested() && is_stop(&error) => {
             run.screen.finish();
@@ -81,11 +85,13 @@ fn step(run: &mut Run) -> Result<()> {
     let started = Instant::now();
     let budget = run.schedule.length(run.step);
     run.engine.load_weights(&run.policy.model)?;
+    run.screen.sampling();
     let batch = collect::rollouts(run, budget)?;
     run.after_sampling();
     let sampling_seconds = started.elapsed().as_secs_f64();
 
     let learning = Instant::now();
+    run.screen.updating();
     let learned = learn(run, &batch)?;
     let learning_seconds = learning.elapsed().as_secs_f64();
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use sampler::Engine;
 
 use super::open::Run;
-use super::{interrupt, record};
+use super::{example, interrupt};
 use crate::evaluate::{self, Label, Settings};
 use crate::metrics::{EvalRow, read_evals};
 use crate::{policy, report};
@@ -199,9 +199,10 @@ impl Run {
         let report = report::write_run_report(&self.folder)?;
         let evals = read_evals(&self.folder)?;
         crate::commands::print(&format!("\n{}\n", report::summary_table(&evals)))?;
-        if let Some([before, after]) = record::before_and_after(&self.folder)? {
+        if let Some([before, after]) = example::before_and_after(&self.folder)? {
             let prompt = &before.prompt;
-            crate::commands::print(&format!("{prompt}\n\nbefore:\n{}\nafter:\n{}\n", before.shown(), after.shown()))?;
+            let [first, last] = [&before, &after].map(|row| format!("({}):\n{}", row.verdict(), row.shown()));
+            crate::commands::print(&format!("{prompt}\n\nbefore {first}\nafter {last}\n"))?;
         }
         crate::commands::note(&format!("report: {}", report.display()));
         Ok(())

@@ -12,11 +12,10 @@ use std::path::{Path, PathBuf};
 use super::collect::Batch;
 use crate::checkpoint::write_whole;
 use crate::evaluate::Sample;
-use crate::metrics::read_rows;
 use reward::Problem;
 
 /// The folder of a run that holds them.
-const FOLDER: &str = "rollouts";
+pub const FOLDER: &str = "rollouts";
 
 /// Steps between kept training rollouts.
 pub const EVERY: usize = 8;
@@ -38,8 +37,11 @@ pub struct Row {
     pub response: String,
     /// What it was worth.
     pub reward: f64,
-    /// Why it ended.
+    /// Why it ended: `stop` or `length`.
     pub finish: String,
+    /// Its tokens; older programs did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
 }
 
 impl Row {
@@ -90,6 +92,7 @@ impl Samples {
                 response: response.clone(),
                 reward: *group.rewards.first()?,
                 finish: rollout.finish.name().into(),
+                tokens: Some(rollout.tokens.len()),
             })
         });
         self.keep(format!("step-{step:06}.jsonl"), kept)
@@ -107,6 +110,7 @@ impl Samples {
                 response: sample.response.clone(),
                 reward: f64::from(u8::from(sample.verdict.correct)),
                 finish: sample.rollout.finish.name().into(),
+                tokens: Some(sample.rollout.tokens.len()),
             })
         });
         self.keep(evaluation_file(step, name), kept)
@@ -165,23 +169,6 @@ fn is_for_want_of_room(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind()))
 }
 
-/// The response to one held-out problem at the first evaluation and at the last: of those that both finished, the first.
-pub fn before_and_after(folder: &Path) -> Result<Option<[Row; 2]>> {
-    let folder = folder.join(FOLDER);
-    if !folder.is_dir() {
-        // A full disk had no room for any.
-        return Ok(None);
-    }
-    let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
-    files.retain(|file| file.file_name().to_string_lossy().starts_with("eval-"));
-    files.sort_by_key(fs::DirEntry::file_name);
-    let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(None) };
-    let (first, last) = (read_rows::<Row>(&first.path())?, read_rows::<Row>(&last.path())?);
-    let mut pairs = first.into_iter().zip(last);
-    let finished = |(a, b): &(Row, Row)| a.prompt == b.prompt && a.finish == "stop" && b.finish == "stop";
-    Ok(pairs.find(|pair| finished(pair) && pair.0.step < pair.1.step).map(|(a, b)| [a, b]))
-}
-
 fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     write_whole(&folder.join(name), text.as_bytes())
@@ -190,6 +177,7 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::read_rows;
 
     #[test]
     fn a_response_does_not_command_the_terminal() {
@@ -199,6 +187,7 @@ mod tests {
             response: "a\u{1b}[2Jb\r\nc".into(),
             reward: 0.0,
             finish: "stop".into(),
+            tokens: None,
         };
         assert_eq!(row.shown(), "  a\u{fffd}[2Jb\u{fffd}\n  c\n");
     }
@@ -210,7 +199,14 @@ mod tests {
         let mut samples = Samples::new(run.path());
         let folder = run.path().join(FOLDER);
         fs::create_dir(&folder).unwrap();
-        let row = |step| Row { step, prompt: "?".into(), response: "!".into(), reward: 1.0, finish: "stop".into() };
+        let row = |step| Row {
+            step,
+            prompt: "?".into(),
+            response: "!".into(),
+            reward: 1.0,
+            finish: "stop".into(),
+            tokens: Some(1),
+        };
         // Every write to this device fails for want of room. The link is gone after the first.
         std::os::unix::fs::symlink("/dev/full", folder.join("eval-000001-a.jsonl.tmp")).unwrap();
         samples.keep(evaluation_file(1, "a"), [row(1)].into_iter()).unwrap();

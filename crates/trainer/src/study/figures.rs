@@ -13,8 +13,8 @@ use crate::{config::Config, metrics::EvalRow};
 pub struct Figure {
     /// The mean.
     pub mean: f64,
-    /// Over seeds; over problems where there is one seed.
-    pub se: f64,
+    /// Over seeds; over problems where there is one seed; null where there is one problem too.
+    pub se: Option<f64>,
 }
 
 /// A checkpoint as it is over the seeds.
@@ -149,7 +149,7 @@ fn row(schedule: Curriculum, name: &str, runs: &[&Seed]) -> Option<Row> {
         schedule,
         checkpoint: name.into(),
         seeds: rows.len(),
-        accuracy: figure(rows.iter().map(|row| 100.0 * row.pass_at_1), || 100.0 * rows[0].pass_at_1_se),
+        accuracy: figure(rows.iter().map(|row| 100.0 * row.pass_at_1), || percent(rows[0].pass_at_1_se)),
         accuracy_change,
         tokens: figure(rows.iter().map(|row| row.response_tokens), || rows[0].response_tokens_se),
         tokens_change,
@@ -180,23 +180,33 @@ fn against(other: Curriculum, siri: &[&Seed], runs: &[&Seed]) -> Option<Against>
 fn changes(pairs: &[(&EvalRow, &EvalRow)]) -> Option<(Figure, Figure)> {
     let &(from, to) = pairs.first()?;
     let accuracy = figure(pairs.iter().map(|(from, to)| 100.0 * (to.pass_at_1 - from.pass_at_1)), || {
-        if std::ptr::eq(from, to) { 0.0 } else { 100.0 * from.pass_at_1_se.hypot(to.pass_at_1_se) }
+        if std::ptr::eq(from, to) { Some(0.0) } else { percent(both(from.pass_at_1_se, to.pass_at_1_se)) }
     });
     let tokens =
         figure(pairs.iter().map(|(from, to)| 100.0 * (to.response_tokens / from.response_tokens - 1.0)), || {
-            let relative = |row: &EvalRow| row.response_tokens_se / row.response_tokens;
+            let relative = |row: &EvalRow| row.response_tokens_se.map(|error| error / row.response_tokens);
             let ratio = to.response_tokens / from.response_tokens;
-            if std::ptr::eq(from, to) { 0.0 } else { 100.0 * ratio * relative(from).hypot(relative(to)) }
+            let error = percent(both(relative(from), relative(to))).map(|error| ratio * error);
+            if std::ptr::eq(from, to) { Some(0.0) } else { error }
         });
     Some((accuracy, tokens))
 }
 
+fn percent(share: Option<f64>) -> Option<f64> {
+    share.map(|share| 100.0 * share)
+}
+
+/// The error of a difference: `sqrt(a² + b²)`, where both are known.
+fn both(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a?.hypot(b?))
+}
+
 /// The mean of one value a seed with its standard error, the sample standard deviation over `sqrt(n)`; of a single
 /// value the error is `over_problems`.
-fn figure(values: impl Iterator<Item = f64>, over_problems: impl FnOnce() -> f64) -> Figure {
+fn figure(values: impl Iterator<Item = f64>, over_problems: impl FnOnce() -> Option<f64>) -> Figure {
     let values: Vec<f64> = values.collect();
     let estimate = estimate::mean(&values);
-    Figure { mean: estimate.mean, se: if values.len() < 2 { over_problems() } else { estimate.se } }
+    Figure { mean: estimate.mean, se: if values.len() < 2 { over_problems() } else { Some(estimate.se) } }
 }
 
 /// Runs that make a comparison less than it looks.
@@ -250,7 +260,8 @@ pub(super) mod tests {
     }
 
     fn close(figure: Figure, mean: f64, se: f64) {
-        assert!((figure.mean - mean).abs() < 1e-9 && (figure.se - se).abs() < 1e-9, "{figure:?} is not {mean} ± {se}");
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(near(figure.mean, mean) && near(figure.se.unwrap(), se), "{figure:?} is not {mean} ± {se}");
     }
 
     #[test]
@@ -281,6 +292,17 @@ pub(super) mod tests {
         // Half as long: 0.5 sqrt((5 / 300)² + (5 / 150)²).
         close(end.tokens_change, -50.0, 50.0 * (5.0 / 300f64).hypot(5.0 / 150.0));
         close(start.accuracy_change, 0.0, 0.0);
+    }
+
+    #[test]
+    fn one_problem_of_one_seed_has_no_error() {
+        let mut run = ended(Curriculum::Cosine, (0.7, 150.0));
+        run.evals.iter_mut().for_each(|row| (row.pass_at_1_se, row.response_tokens_se) = (None, None));
+        let runs = BTreeMap::from([((Curriculum::Cosine, 1), run)]);
+        let study = Study::new(&Config::countdown(), &runs, vec![]);
+        let end = study.siri.last().unwrap();
+        assert_eq!([end.accuracy.se, end.accuracy_change.se, end.tokens.se, end.tokens_change.se], [None; 4]);
+        assert!(serde_json::to_string(&study).unwrap().contains(r#""se":null"#));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
     config::Config,
-    metrics::{read_evals, read_steps},
+    metrics::{plus_minus, read_evals, read_steps},
     report::short_name,
 };
 
@@ -48,7 +48,7 @@ impl Progress {
     /// A run has begun.
     pub fn line(&self, name: &str, folder: &Path, config: &Config) -> Line {
         let bar = self.bars.insert_before(&self.whole, ProgressBar::new(PARTS));
-        bar.set_style(style("{prefix:<24} {bar:24.cyan/dim} {msg}").progress_chars("━╸─"));
+        bar.set_style(style("{prefix:<24} {bar:12.cyan/dim} {wide_msg}").progress_chars("━╸─"));
         bar.set_prefix(name.to_string());
         let steps = config.schedule.budget().map_or(1, |budget| budget.total_steps());
         self.say(&format!("{name}: begun"));
@@ -101,14 +101,14 @@ impl Line {
         let evals = read_evals(&self.folder).unwrap_or_default();
         for row in evals.iter().skip(self.evals) {
             progress.say(&format!(
-                "{}: {} at step {}: {:.1} ± {:.1}% right · {:.0} ± {:.0} tokens",
+                "{}: {} at step {}: {:.1}{}% right · {:.0}{} tokens",
                 self.name,
                 short_name(&row.name),
                 row.step,
                 100.0 * row.pass_at_1,
-                100.0 * row.pass_at_1_se,
+                plus_minus(row.pass_at_1_se.map(|error| 100.0 * error), 1),
                 row.response_tokens,
-                row.response_tokens_se
+                plus_minus(row.response_tokens_se, 0)
             ));
         }
         // A resumed run begins with fewer rows than it had.

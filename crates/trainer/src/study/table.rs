@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    metrics::plus_minus,
     report::{Series, Spot, pareto_plot, short_name},
 };
 
@@ -151,11 +152,11 @@ fn against(out: &mut String, study: &Study) {
 }
 
 fn plain(figure: Figure, decimals: usize) -> String {
-    format!("{:.decimals$} ± {:.decimals$}", figure.mean, figure.se)
+    format!("{:.decimals$}{}", figure.mean, plus_minus(figure.se, decimals))
 }
 
 fn change(figure: Figure, decimals: usize) -> String {
-    format!("{} ± {:.decimals$}", signed(figure.mean, decimals), figure.se)
+    format!("{}{}", signed(figure.mean, decimals), plus_minus(figure.se, decimals))
 }
 
 /// With its sign, and a real minus; a rounded zero has none.
@@ -188,11 +189,12 @@ pub fn pareto(study: &Study, config: &Config) -> String {
     let mut series = vec![Series { name: "SIRI (cosine)".into(), in_legend: true, spots: path }];
     for row in study.schedules.iter().filter(|row| row.schedule != Curriculum::Cosine && row.checkpoint == END) {
         let name = row.schedule.name();
-        series.push(Series { name: name.into(), in_legend: false, spots: vec![spot(row, name.into())] });
+        series.push(Series { name: name.into(), in_legend: true, spots: vec![spot(row, name.into())] });
     }
     let seeds = study.siri.first().map_or(0, |row| row.seeds);
     let over = if seeds < 2 { "problems, one seed".into() } else { format!("{seeds} seeds") };
-    pareto_plot(&series, &format!("{} · bars: ± one standard error over {over}", config.data.eval))
+    let ends = if series.len() > 1 { " · other schedules: at their end" } else { "" };
+    pareto_plot(&series, &format!("{} · bars: ± one standard error over {over}{ends}", config.data.eval))
 }
 
 #[cfg(test)]
