@@ -150,7 +150,7 @@ impl<'de> de::Deserializer<'de> for Keyed {
     ) -> Result<V::Value, ValueError> {
         // A list would be taken for the values of the keys in their order.
         let Value::Table(table) = &self.value else {
-            return Err(ValueError::unfit("must be a section, such as { key = value }".into()).under(&self.key));
+            return Err(ValueError::unfit("must be a section, such as { key = value }").under(&self.key));
         };
         if let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(ValueError { key: join(&self.key, unknown), problem: Problem::Unknown { known } });
