@@ -197,9 +197,9 @@ pub struct Schedule {
     pub cycles: usize,
     /// Steps a cycle, at least 1.
     pub cycle_steps: usize,
-    /// The largest budget in tokens.
+    /// The largest budget in tokens, at least 1. `staged` does not read it.
     pub l_max: usize,
-    /// The smallest budget in tokens, 1 to `l_max`.
+    /// The smallest budget in tokens, 1 to `l_max`. `constant` and `staged` do not read it.
     pub l_min: usize,
     /// For `staged`: `[step, budget]` pairs, each budget holding from its step on; the first step is 0. Empty for
     /// every other kind.
