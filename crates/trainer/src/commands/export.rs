@@ -43,7 +43,13 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 pub(super) fn check_out(out: &Path) -> Result<()> {
     let refuse = |why: &str| Err(UsageError::new(format!("{}: {why}", out.display())).into());
     if !out.exists() {
-        return Ok(());
+        // The nearest thing on the way to it that is there.
+        return match out.ancestors().skip(1).find(|above| above.exists()) {
+            Some(above) if !above.is_dir() => {
+                Err(UsageError::new(format!("{}: {} is not a folder", out.display(), above.display())).into())
+            }
+            _ => Ok(()),
+        };
     }
     if !out.is_dir() {
         return refuse("not a folder; give a new or an empty one");
