@@ -26,7 +26,13 @@ const DATA_HELP: &str = "`countdown`, a .jsonl or .parquet file, or a Hub data s
 /// Results go to stdout, progress to stderr.
 /// Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after a checkpoint.
 #[derive(Debug, Parser)]
-#[command(name = "trainer", version, args_conflicts_with_subcommands = true, verbatim_doc_comment)]
+#[command(
+    name = "trainer",
+    bin_name = "trainer",
+    version,
+    args_conflicts_with_subcommands = true,
+    verbatim_doc_comment
+)]
 pub struct Cli {
     /// What to do; training when absent.
     #[command(subcommand)]
