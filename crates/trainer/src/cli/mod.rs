@@ -18,7 +18,11 @@ use crate::config::{DeviceChoice, Dtype, Overrides};
 /// What `--model` takes, for every command.
 const MODEL_HELP: &str = "`embedded`, a folder in Hugging Face layout, or a Hub id org/name[@revision]";
 /// What `--data` takes where problems are meant.
-const DATA_HELP: &str = "`countdown`, a .jsonl or .parquet file, or a Hub data set org/name[:split]";
+const DATA_HELP: &str = if cfg!(feature = "parquet") {
+    "`countdown`, or a .jsonl or .parquet file; a data set on the Hub has to be downloaded first"
+} else {
+    "`countdown`, or a .jsonl file (.parquet in a build with `--features parquet`); a data set on the Hub has to be downloaded first"
+};
 
 /// Trains reasoning language models by GRPO while their response budget breathes in and out (SIRI).
 ///
@@ -56,7 +60,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure a policy: avg@k, pass@k and tokens with their standard errors, as JSON
     Eval(EvalArgs),
-    /// Stream responses as text
+    /// Stream a response to a prompt as text, or print one to each problem of a data set as JSONL
     Generate(GenerateArgs),
     /// Log-probs of given responses: JSONL in, JSONL out
     Score(ScoreArgs),

@@ -175,7 +175,8 @@ impl Reference {
     }
 }
 
-/// `[data]`: the problems. Each is `countdown`, a `.jsonl` or `.parquet` file, or a Hub data set `org/name[:split]`.
+/// `[data]`: the problems. Each is `countdown` or a `.jsonl` file, or a `.parquet` file in a build with the feature
+/// `parquet`; data sets on the Hub have to be downloaded first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Data {
     /// The problems to train on.
