@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Draws where the time of a rollout and of a training step goes: docs/flame-rollout.svg and docs/flame-train.svg.
-# Needs perf (Linux) and inferno (cargo install inferno). Arguments go to both benches, such as --threads or --model DIR.
+# Needs perf (Linux) and inferno (cargo install inferno). Arguments go to both benches, such as --dtype bf16.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

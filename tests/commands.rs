@@ -1,4 +1,4 @@
-//! The commands that run a policy: eval, generate, score, bench, export.
+//! The commands that run a policy: eval, generate, score, bench.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const PROBLEMS: &str = concat!(
 );
 
 /// A policy of the embedded shape whose random weights say everything, so that agreement on it means something.
-fn random_policy(folder: &TempDir) -> String {
+pub fn random_policy(folder: &TempDir) -> String {
     let files = embedded::files();
     let config = Config::parse(&files.config, Path::new("config.json")).unwrap();
     let model = init::random(config, 0.1, 11, DType::F32, &Device::Cpu).unwrap();
@@ -30,13 +30,13 @@ fn random_policy(folder: &TempDir) -> String {
 }
 
 /// What a command printed that has to succeed.
-fn output(arguments: &[&str]) -> String {
+pub fn output(arguments: &[&str]) -> String {
     let output = trainer(arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     stdout(&output)
 }
 
-fn rows(text: &str) -> Vec<Value> {
+pub fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
 
@@ -167,52 +167,52 @@ fn generation_is_the_seeds_and_streams_what_it_would_write() {
     assert_eq!(rows(&output(&["grade", "--data", &responses])).len(), 2);
 }
 
+/// As `eval` has it: what is boxed in a thought that has not ended is no answer.
 #[test]
-fn an_export_is_the_same_policy() {
+fn generated_rows_are_graded_by_where_their_prompts_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let path = random_policy(&folder);
-    let exported = |name: &str, dtype: &[&str]| {
-        let out = folder.path().join(name).to_str().unwrap().to_owned();
-        output(&[&["export", &path, &out], dtype].concat());
-        out
-    };
-    let (full, half) = (exported("full", &["--dtype", "f32"]), exported("half", &[]));
-    let file = write(&folder, "rows.jsonl", r#"{"prompt_ids":[2,8,9],"response_ids":[10,11,12,13]}"#);
-    let score = |model: &str| output(&["score", "--model", model, "--data", &file]);
-    // Not to the bit: the embedded policy's exact angles are rounded as others round them.
-    let log_probs =
-        |printed: &str| -> Vec<f64> { serde_json::from_value(rows(printed)[0]["logprobs"].clone()).unwrap() };
-    let gap = |a: &str, b: &str| {
-        let (a, b) = (log_probs(&score(a)), log_probs(&score(b)));
-        a.iter().zip(&b).fold(0f64, |worst, (a, b)| worst.max((a - b).abs()))
-    };
-    assert!(gap(&full, &path) < 1e-6);
-    assert!(gap(&half, &path) > 1e-4, "bf16 has rounded");
-    for (out, name, dtype) in [(&full, "float32", DType::F32), (&half, "bfloat16", DType::BF16)] {
-        let out = Path::new(out);
-        let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
-        assert_eq!((&config["torch_dtype"], &config["model_type"]), (&json!(name), &json!("qwen2")));
-        assert!(config.get("rope_angles").is_none(), "a key that transformers passes over");
-        let tensors = candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
-        assert!(tensors.values().all(|tensor| tensor.dtype() == dtype));
-        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
-            assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(Path::new(&path).join(name)).unwrap(), "{name}");
-        }
+    let (path, data) = (random_policy(&folder), write(&folder, "problems.jsonl", PROBLEMS));
+    let mut generated = rows(&output(&["generate", "--model", &path, "--data", &data, "--max-tokens", "4"]));
+    let out = folder.path().join("responses.jsonl").to_str().unwrap().to_owned();
+    output(&["eval", "--model", &path, "--data", &data, "--max-tokens", "4", "--out", &out]);
+    generated.extend(rows(&fs::read_to_string(&out).unwrap()));
+    assert_eq!(generated.len(), 4);
+    for row in &mut generated {
+        // The embedded policy's template ends with it.
+        assert_eq!(row["prompt_opens_thought"], true, "{row}");
+        let grade = |row: &Value| {
+            let file = write(&folder, "rows.jsonl", &row.to_string());
+            rows(&output(&["grade", "--data", &file])).remove(0)["correct"].clone()
+        };
+        row["gold"] = "16 from 3, 7, 12".into();
+        row["response"] = r"so \boxed{(12-3)+7}".into();
+        assert_eq!(grade(row), false);
+        row["response"] = r"so</think>\boxed{(12-3)+7}".into();
+        assert_eq!(grade(row), true);
+        row["response"] = r"so \boxed{(12-3)+7}".into();
+        row.as_object_mut().unwrap().remove("prompt_opens_thought");
+        assert_eq!(grade(row), true, "a row that does not say is taken to begin outside");
     }
-    let message = refusal(&["export", &path, &half], 2);
-    assert!(message.contains(&format!("{half}: the folder is not empty")), "{message}");
-    let message = refusal(&["export", &path, &file], 2);
-    assert!(message.contains("not a folder"), "{message}");
 }
 
-#[cfg(unix)]
 #[test]
-fn whoever_may_read_an_export_may_read_its_weights() {
-    use std::os::unix::fs::PermissionsExt;
+fn a_warm_start_can_be_repeated_from_the_settings_beside_its_policy() {
     let folder = tempfile::tempdir().unwrap();
-    let path = random_policy(&folder);
-    let mode = |name: &str| fs::metadata(Path::new(&path).join(name)).unwrap().permissions().mode();
-    assert_eq!(mode("model.safetensors"), mode("config.json"));
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (first, second) = (at("first"), at("new/second"));
+    // An empty folder may be there.
+    fs::create_dir(&first).unwrap();
+    let mut arguments = vec!["sft", "--seed", "3", "--device", "cpu", "--out", &first];
+    for set in ["train.tokens=2000", "train.batch_tokens=1000", "train.warmup_steps=1", "evaluate.problems=2"] {
+        arguments.extend(["--set", set]);
+    }
+    output(&arguments);
+    let settings = format!("{first}/sft.toml");
+    output(&["sft", "--config", &settings, "--out", &second]);
+    let weights = |folder: &str| fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    assert!(weights(&first) == weights(&second), "the settings are not those of the policy");
+    let message = refusal(&["sft", "--config", &settings], 2);
+    assert!(message.contains(&format!("{first}: the folder is not empty")), "{message}");
 }
 
 #[test]
@@ -258,6 +258,10 @@ fn a_bench_of_a_long_tail_shows_what_each_feature_saves() {
     ] {
         assert!(number(&all, less) <= number(&all, more), "{less} is above {more}: {all}");
     }
+
+    // No more than there are responses, or than a small model is faster with on a thread.
+    let alone = |more: &[&str]| number(&long_tail("rollout", more), "rows");
+    assert_eq!(alone(&["--rows", "64", "--static-batch"]), 12.0);
 
     let (packed, padded) = (long_tail("train", &[]), long_tail("train", &["--padded"]));
     assert_eq!(packed["tokens"], padded["tokens"]);

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 #[cfg(target_os = "linux")]
 mod disk;
+mod export;
 mod faults;
 #[cfg(target_os = "linux")]
 mod gpu;

@@ -155,11 +155,6 @@ impl Text {
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop
     }
-
-    /// Tokens of the vocabulary, added ones included.
-    pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
-    }
 }
 
 fn json(files: &Files, name: &str, text: Option<&str>) -> Result<Value> {

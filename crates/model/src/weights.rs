@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{Files, Weights};
 use crate::qwen2::Qwen2;
-use crate::shards::Shard;
+use crate::shards::{self, Shard};
 use crate::split;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -31,6 +31,21 @@ pub fn load(files: &Files, dtype: DType, device: &Device) -> Result<Qwen2> {
         Error::Unsupported(message) => Error::invalid(&files.origin, message),
         other => other,
     })
+}
+
+/// Whether every tensor of a model's files is of this type, so that loading them in it rounds nothing.
+///
+/// # Errors
+/// When a file is unreadable or torn.
+pub fn are_in(files: &Files, dtype: DType) -> Result<bool> {
+    let Weights::Paths(paths) = &files.weights else { return Ok(false) };
+    for path in paths {
+        let header = shards::open(path)?.header;
+        if !header.tensors().values().all(|info| DType::try_from(info.dtype).is_ok_and(|found| found == dtype)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn read(bytes: &[u8], path: &Path, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {

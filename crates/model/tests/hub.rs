@@ -169,7 +169,10 @@ fn a_later_run_goes_on_where_one_gave_up() {
     let (hub, cache) = client(&server);
     server.fail(WEIGHTS, &[Fault::Drop(400_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)]);
     let message = refusal(&hub, "main");
-    assert!(message.contains(WEIGHTS) && message.contains("run again"), "{message}");
+    assert!(
+        message.contains(WEIGHTS) && message.ends_with("3 times in a row; run again to go on from there"),
+        "{message}"
+    );
     assert_no_weights(&hub, &cache);
     server.requests();
     server.fail(WEIGHTS, &[]);
@@ -248,7 +251,28 @@ fn silence_is_an_error_in_time() {
     let start = Instant::now();
     let message = refusal(&hub, "main");
     assert!(message.contains("0.3 s") && start.elapsed() < Duration::from_secs(5), "{message}");
+    assert!(message.ends_with("; run again"), "there is nothing to go on from: {message}");
     drop(cache);
+}
+
+#[test]
+fn a_hub_that_is_nowhere_is_named_with_what_to_do() {
+    let server = tiny();
+    let (hub, _cache) = client(&server);
+    // A name that no server may have, and a port that none listens on.
+    for endpoint in ["http://hub.invalid", "http://127.0.0.1:1"] {
+        let hub = Hub { endpoint: endpoint.into(), ..hub.clone() };
+        let message = refusal(&hub, "main");
+        for expected in [endpoint, "cannot be reached", "a folder", "HF_ENDPOINT", "HF_HUB_OFFLINE=1"] {
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(!message.contains("in a row") && !message.contains("go on"), "{message}");
+        assert!(!message.contains("no folder"), "{message}");
+        // This test runs in the folder of its crate, which has a folder `src`.
+        let message = hub.download("src/nope", "main").unwrap_err().to_string();
+        let expected = "src/nope@main: there is no folder src/nope here, so it was looked for on the Hub: config.json";
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[test]

@@ -100,9 +100,18 @@ fn judge(gold: &Gold, answer: &str) -> Result<bool, Reason> {
 enum Token {
     Number(i128),
     Operator(u8),
-    Open,
-    Close,
+    Open(Bracket),
+    Close(Bracket),
     Equals,
+}
+
+/// The shape of a bracket: one closes only what one of its shape has opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bracket {
+    Round,
+    Square,
+    /// LaTeX's, those of `\frac` included.
+    Curly,
 }
 
 /// What a LaTeX brace closes.
@@ -145,7 +154,7 @@ fn tokens(answer: &str) -> Result<Vec<Token>, Reason> {
         if symbol == '\\' {
             let fraction = ["\\frac", "\\dfrac", "\\tfrac"].into_iter().find_map(|name| rest.strip_prefix(name));
             if let Some(after) = fraction {
-                out.push(Token::Open);
+                out.push(Token::Open(Bracket::Curly));
                 expects = Some(Brace::Numerator);
                 rest = after;
                 continue;
@@ -171,21 +180,23 @@ fn tokens(answer: &str) -> Result<Vec<Token>, Reason> {
             '-' | '−' | '–' => out.push(Token::Operator(b'-')),
             '*' | '×' | '·' | '⋅' | '∗' => out.push(Token::Operator(b'*')),
             '/' | '÷' | '∕' => out.push(Token::Operator(b'/')),
-            '(' | '[' => out.push(Token::Open),
-            ')' | ']' => out.push(Token::Close),
+            '(' => out.push(Token::Open(Bracket::Round)),
+            ')' => out.push(Token::Close(Bracket::Round)),
+            '[' => out.push(Token::Open(Bracket::Square)),
+            ']' => out.push(Token::Close(Bracket::Square)),
             '=' => out.push(Token::Equals),
             '{' => {
-                out.push(Token::Open);
+                out.push(Token::Open(Bracket::Curly));
                 braces.push(expects.take().unwrap_or(Brace::Group));
             }
             '}' => match braces.pop() {
                 None => return Err(Reason::Malformed("unbalanced braces".into())),
-                Some(Brace::Group) => out.push(Token::Close),
+                Some(Brace::Group) => out.push(Token::Close(Bracket::Curly)),
                 Some(Brace::Numerator) => {
-                    out.extend([Token::Close, Token::Operator(b'/')]);
+                    out.extend([Token::Close(Bracket::Curly), Token::Operator(b'/')]);
                     expects = Some(Brace::Denominator);
                 }
-                Some(Brace::Denominator) => out.extend([Token::Close, Token::Close]),
+                Some(Brace::Denominator) => out.extend([Token::Close(Bracket::Curly); 2]),
             },
             _ => return Err(unexpected(symbol)),
         }
@@ -216,7 +227,7 @@ fn evaluate(tokens: &[Token]) -> Result<(Rational, Vec<i128>), Reason> {
                 values.push(Rational { num: value, den: 1 });
                 wants_operand = false;
             }
-            Token::Open if wants_operand => pending.push(token),
+            Token::Open(_) if wants_operand => pending.push(token),
             Token::Operator(operator) if !wants_operand => {
                 while let Some(&Token::Operator(top)) = pending.last() {
                     if precedence(top) < precedence(operator) {
@@ -228,10 +239,11 @@ fn evaluate(tokens: &[Token]) -> Result<(Rational, Vec<i128>), Reason> {
                 pending.push(token);
                 wants_operand = true;
             }
-            Token::Close if !wants_operand => loop {
+            Token::Close(bracket) if !wants_operand => loop {
                 match pending.pop() {
                     Some(Token::Operator(top)) => apply(top, &mut values)?,
-                    Some(_) => break,
+                    Some(Token::Open(opened)) if opened == bracket => break,
+                    Some(_) => return Err(malformed("a bracket closes one of another shape")),
                     None => return Err(malformed("unbalanced parentheses")),
                 }
             },
@@ -334,6 +346,7 @@ mod tests {
             r"{12}/{3}*7",
             "12/3*7 = 28",
             "[12/3]*7=28",
+            "([12/3])*{7}",
         ] {
             assert_eq!(Countdown.compare("28 from 3, 7, 12", answer), Reason::Correct, "{answer}");
         }
@@ -358,6 +371,12 @@ mod tests {
             "12/(3-3)*7",
             r"\frac{12}3*7",
             r"\frac{12}{3",
+            "[12/3)*7",
+            "(12/3]*7",
+            "[(12/3])*7",
+            "{(12/3}*7)",
+            r"\left[12/3\right)*7",
+            r"\frac{(12}{3)}*7",
             "()",
             "1_2",
             "=28",

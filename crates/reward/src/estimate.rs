@@ -103,86 +103,6 @@ pub fn mean_tokens(tokens: &[Vec<usize>]) -> Estimate {
     ratio(&pairs)
 }
 
-/// The mean of `after - before` over problems that both lists hold in the same order, one value per problem.
-/// Pairing removes the spread between easy and hard problems from the error. `None` for unequal lengths.
-pub fn paired_difference(before: &[f64], after: &[f64]) -> Option<Estimate> {
-    if before.len() != after.len() {
-        return None;
-    }
-    let differences: Vec<f64> = before.iter().zip(after).map(|(b, a)| a - b).collect();
-    Some(mean(&differences))
-}
-
-/// The share of correct samples of each problem, for [`paired_difference`]; NaN for a problem without samples.
-pub fn per_problem(correct: &[Vec<bool>]) -> Vec<f64> {
-    correct.iter().map(|s| s.iter().filter(|&&c| c).count() as f64 / s.len() as f64).collect()
-}
-
-/// A confidence interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-/// How to bootstrap.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bootstrap {
-    /// Number of resamples, each as large as the data.
-    pub resamples: usize,
-    /// Coverage, such as 0.95.
-    pub level: f64,
-    /// Seed of the resampling; the same seed gives the same interval.
-    pub seed: u64,
-}
-
-impl Default for Bootstrap {
-    fn default() -> Self {
-        Self { resamples: 2000, level: 0.95, seed: 0 }
-    }
-}
-
-impl Bootstrap {
-    /// The percentile interval of the mean of one value per problem, by resampling problems.
-    /// `None` without values or resamples, or for a level outside (0, 1).
-    pub fn interval(&self, values: &[f64]) -> Option<Interval> {
-        if values.is_empty() || self.resamples == 0 || !(self.level > 0.0 && self.level < 1.0) {
-            return None;
-        }
-        let mut random = SplitMix64(self.seed);
-        let mut means: Vec<f64> = (0..self.resamples)
-            .map(|_| {
-                let total: f64 = values.iter().map(|_| values[random.below(values.len())]).sum();
-                total / values.len() as f64
-            })
-            .collect();
-        means.sort_by(f64::total_cmp);
-        let tail = (1.0 - self.level) / 2.0;
-        let quantile = |q: f64| means[((q * (self.resamples - 1) as f64).round() as usize).min(self.resamples - 1)];
-        Some(Interval { low: quantile(tail), high: quantile(1.0 - tail) })
-    }
-}
-
-/// The SplitMix64 generator (Steele, Lea and Flood, 2014): 64 bits of state, enough for resampling.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform below `n`, by the high half of a product; its bias is below `n / 2^64`.
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,28 +161,5 @@ mod tests {
         close(spread.se, 5.0);
         // Equal counts: the same as the mean of means.
         close(mean_tokens(&[vec![10, 30], vec![40, 60]]).se, mean(&[20.0, 50.0]).se);
-    }
-
-    #[test]
-    fn pairing_removes_difficulty() {
-        let difference = paired_difference(&[0.0, 0.5, 1.0], &[0.25, 0.75, 1.25]).unwrap();
-        close(difference.mean, 0.25);
-        close(difference.se, 0.0);
-        assert!(paired_difference(&[0.0], &[]).is_none());
-        close(per_problem(&[vec![true, false]])[0], 0.5);
-    }
-
-    #[test]
-    fn bootstrap_is_seeded_and_covers() {
-        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
-        let bootstrap = Bootstrap { seed: 7, ..Bootstrap::default() };
-        let interval = bootstrap.interval(&values).unwrap();
-        assert_eq!(bootstrap.interval(&values), Some(interval));
-        // Mean 0.5, se 0.025: the interval is about 0.5 -+ 0.049.
-        assert!((interval.low - 0.451).abs() < 0.008, "{interval:?}");
-        assert!((interval.high - 0.549).abs() < 0.008, "{interval:?}");
-        assert_eq!(bootstrap.interval(&[]), None);
-        // The generator's published first outputs for seed 0.
-        assert_eq!(SplitMix64(0).next(), 0xe220_a839_7b1d_cdaf);
     }
 }

@@ -244,11 +244,37 @@ mod tests {
         assert_eq!(loose(r"\boxed{1} but the answer is 2").as_deref(), Some("1"));
     }
 
+    /// The least processor time of three runs, which another process's load changes least.
+    fn least_time(run: impl Fn()) -> f64 {
+        let time = |_| {
+            let start = cpu_time::ThreadTime::now();
+            run();
+            start.elapsed().as_secs_f64()
+        };
+        (0..3).map(time).fold(f64::INFINITY, f64::min)
+    }
+
     #[test]
     fn linear_on_hostile_input() {
-        for unit in [r"\boxed{", "{", "}", r"\", "<think>", "$", r"\boxed{1},"] {
-            let text = unit.repeat(100_000);
-            let _ = extract(&text, &Policy { fallback: Fallback::Standard, ..Policy::default() });
+        let policy = Policy { fallback: Fallback::Standard, ..Policy::default() };
+        let enumerated = Extracted::Answer(vec!["1"; 20_000].join(", "));
+        for (unit, found) in [
+            (r"\boxed{", Extracted::None),
+            ("{", Extracted::None),
+            ("}", Extracted::None),
+            (r"\", Extracted::None),
+            ("<think>", Extracted::UnfinishedThought),
+            ("$", Extracted::None),
+            (r"\boxed{1},", enumerated),
+        ] {
+            assert_eq!(extract(&unit.repeat(20_000), &policy), found, "{unit}");
+            let time_of = |count: usize| {
+                let text = unit.repeat(count);
+                least_time(|| drop(extract(&text, &policy)))
+            };
+            let (short, long) = (time_of(20_000), time_of(160_000));
+            // Eight times the text: 8 times the time when linear, 64 times when quadratic.
+            assert!(long < 24.0 * short + 2e-3, "{unit}: {short} s, and {long} s for eight times as much");
         }
     }
 }

@@ -25,6 +25,4 @@ pub mod verify;
 
 pub use extract::{Fallback, Policy};
 pub use problem::Problem;
-pub use verify::{
-    GoldError, GradeRow, Reason, UnknownVerifier, Verdict, Verifier, VerifierKind, check_gold, grade, grade_all,
-};
+pub use verify::{GoldError, GradeRow, Reason, UnknownVerifier, Verdict, Verifier, VerifierKind, check_gold, grade};

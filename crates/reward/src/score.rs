@@ -3,12 +3,7 @@
 //! Lengths and budgets are in tokens of the response. Decoding tokens to text is the caller's business: where
 //! a rule grades a shortened response, it asks the caller with the number of tokens to keep.
 
-/// The first `budget` tokens: `clip(y, L)`.
-pub fn clip<T>(tokens: &[T], budget: usize) -> &[T] {
-    &tokens[..tokens.len().min(budget)]
-}
-
-/// SIRI's length-capping reward: 1 if the answer in `clip(y, L)` is correct, else 0.
+/// SIRI's length-capping reward: 1 if the answer in `clip(y, L)`, the first `L` tokens, is correct, else 0.
 ///
 /// `correct_within(n)` grades the first `n` tokens of the response; it is called once, with
 /// `n = min(length, budget)`. There is no length penalty: what counts is whether the answer comes in time.
@@ -102,8 +97,6 @@ mod tests {
 
     #[test]
     fn the_cap_grades_what_fits() {
-        assert_eq!(clip(&[1, 2, 3], 2), [1, 2]);
-        assert_eq!(clip(&[1, 2, 3], 9), [1, 2, 3]);
         // The answer stands at token 5.
         let answered = |kept: usize| kept >= 5;
         assert_eq!(length_capped(8, 6, answered), 1.0);

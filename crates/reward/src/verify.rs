@@ -1,9 +1,7 @@
-//! The verifier interface: kinds, verdicts with their reasons, and grading one response or many.
+//! The verifier interface: kinds, verdicts with their reasons, and grading one response.
 
 use std::fmt;
 use std::str::FromStr;
-
-use rayon::prelude::*;
 
 use crate::countdown::Countdown;
 use crate::exact::Exact;
@@ -204,11 +202,6 @@ pub fn grade(kind: VerifierKind, gold: &str, response: &str, policy: &Policy) ->
 /// One row to grade: verifier, gold answer, whole response.
 pub type GradeRow<'a> = (VerifierKind, &'a str, &'a str);
 
-/// Judges many responses in parallel; verdict `i` belongs to row `i`.
-pub fn grade_all(rows: &[GradeRow<'_>], policy: &Policy) -> Vec<Verdict> {
-    rows.par_iter().map(|&(kind, gold, response)| grade(kind, gold, response, policy)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,15 +213,5 @@ mod tests {
         }
         let error = "maths".parse::<VerifierKind>().unwrap_err();
         assert_eq!(error.to_string(), "unknown verifier `maths`: use math, countdown or exact");
-    }
-
-    #[test]
-    fn many_rows_keep_their_order() {
-        let responses: Vec<String> = (0..200).map(|i| format!("\\boxed{{{i}}}")).collect();
-        let rows: Vec<GradeRow<'_>> = responses.iter().map(|r| (VerifierKind::Math, "7", r.as_str())).collect();
-        let verdicts = grade_all(&rows, &Policy::default());
-        assert_eq!(verdicts.iter().position(|v| v.correct), Some(7));
-        assert_eq!(verdicts[199].answer.as_deref(), Some("199"));
-        assert_eq!(verdicts.len(), 200);
     }
 }

@@ -179,7 +179,7 @@ impl<'a, B: Backend> Batch<'a, B> {
     }
 
     fn step(&mut self, fed: &[usize], watch: &mut dyn FnMut(Sampled) -> Control) -> Result<Control> {
-        let requests = self.requests;
+        let (requests, in_progress) = (self.requests, self.running());
         let mut draws = Vec::with_capacity(self.rows.len());
         let mut spans: Vec<SpanOf<B>> = Vec::with_capacity(self.rows.len());
         for (row, &count) in self.rows.iter_mut().zip(fed).filter(|(_, count)| **count > 0) {
@@ -191,6 +191,7 @@ impl<'a, B: Backend> Batch<'a, B> {
             spans.push(SpanOf::<B> { tokens, sequence: &mut row.sequence, logits });
         }
         self.work.steps += 1;
+        self.work.rows = self.work.rows.max(in_progress);
         let Tools { backend, pool, sampling, .. } = &mut self.tools;
         let picked = backend.step(pool.store_mut(), spans, sampling, &draws)?;
         let mut picked = picked.into_iter();

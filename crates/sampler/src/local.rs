@@ -42,6 +42,8 @@ impl Default for Batching {
 pub struct Work {
     /// Steps of the whole batch.
     pub steps: usize,
+    /// The most responses in progress at once.
+    pub rows: usize,
     /// Tokens that went through the model.
     pub fed_tokens: usize,
     /// Tokens of prompts that did not have to, since another row's were taken.
@@ -333,6 +335,22 @@ mod tests {
         let sample =
             |rows| engine(rows).generate(&requests(), &Sampling::at(1.0, &[7]), &mut |_| Control::Continue).unwrap();
         assert_eq!(sample(1), sample(5));
+    }
+
+    #[test]
+    fn the_most_rows_at_once_are_counted() {
+        let rows_of = |allowed| {
+            let mut engine = engine(allowed);
+            engine.generate(&requests(), &Sampling::at(1.0, &[7]), &mut |_| Control::Continue).unwrap();
+            engine.work().rows
+        };
+        assert_eq!([1, 3, 5, 64].map(rows_of), [1, 3, 5, 5]);
+        // A small model's products gain nothing from more than so many rows.
+        let enough = model::decode::enough_rows(1, rayon::current_num_threads()).unwrap();
+        let many = vec![Request { prompt: &[1, 2, 3], stream: 1, max_new_tokens: 2 }; enough + 9];
+        let mut engine = engine(enough + 9);
+        engine.generate(&many, &Sampling::at(1.0, &[]), &mut |_| Control::Continue).unwrap();
+        assert_eq!(engine.work().rows, enough);
     }
 
     #[test]

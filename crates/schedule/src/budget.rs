@@ -20,7 +20,7 @@ pub struct Settings {
     pub cycle_steps: usize,
     /// The largest budget, response tokens. `staged` does not read it.
     pub l_max: usize,
-    /// The smallest budget, response tokens. `staged` does not read it, `constant` only checks it.
+    /// The smallest budget, response tokens. `staged` and `constant` do not read it.
     pub l_min: usize,
     /// `[step, length]` pairs for `staged`: from `step` on the budget is `length` tokens. Empty for every other kind.
     pub stages: Vec<[usize; 2]>,
@@ -28,9 +28,10 @@ pub struct Settings {
 
 impl Settings {
     /// Everything that makes these settings no schedule: zero or oversized counts and lengths, `l_min` above `l_max`, and
-    /// stages that are missing, out of order, empty, or given to a kind that does not read them.
+    /// stages that are missing, out of order, empty, or given to a kind that does not read them. A bound that the kind does
+    /// not read is not looked at.
     pub fn problems(&self) -> Vec<Error> {
-        let Settings { kind, cycles, cycle_steps, l_max, l_min, .. } = *self;
+        let Settings { kind, cycles, cycle_steps, .. } = *self;
         let mut problems: Vec<Error> =
             [("cycles", cycles), ("cycle_steps", cycle_steps)].into_iter().filter_map(out_of_range).collect();
         // What two values make together says nothing where one of them is wrong by itself.
@@ -41,15 +42,23 @@ impl Settings {
             problems.extend(stage_problems(&self.stages));
             return problems;
         }
-        let bounds: Vec<Error> = [("l_max", l_max), ("l_min", l_min)].into_iter().filter_map(out_of_range).collect();
-        if bounds.is_empty() && l_min > l_max {
-            problems.push(Error::BoundsSwapped { l_min, l_max });
-        }
-        problems.extend(bounds);
+        problems.extend(self.bound_problems());
         if !self.stages.is_empty() {
             problems.push(Error::StagesUnused { count: self.stages.len(), kind });
         }
         problems
+    }
+
+    /// What is wrong with the bounds that the kind reads.
+    fn bound_problems(&self) -> Vec<Error> {
+        let Settings { kind, l_max, l_min, .. } = *self;
+        let top = out_of_range(("l_max", l_max));
+        if kind == Kind::Constant {
+            return top.into_iter().collect();
+        }
+        let problems: Vec<Error> = top.into_iter().chain(out_of_range(("l_min", l_min))).collect();
+        // Which is the larger says nothing where one of them is wrong by itself.
+        if problems.is_empty() && l_min > l_max { vec![Error::BoundsSwapped { l_min, l_max }] } else { problems }
     }
 }
 

@@ -136,6 +136,18 @@ fn nonsense_is_refused_by_name_and_value() {
 }
 
 #[test]
+fn only_kinds_that_read_the_lower_bound_check_it() {
+    for l_min in [0, 449, usize::MAX] {
+        let flat = Budget::new(&settings(Kind::Constant, 1, 4, 448, l_min)).unwrap();
+        assert_eq!((flat.smallest(), flat.largest()), (448, 448));
+        for kind in [Kind::Stair, Kind::Cosine, Kind::StairCosine, Kind::Linear, Kind::LinearUp] {
+            assert!(Budget::new(&settings(kind, 1, 4, 448, l_min)).is_err(), "{kind} with l_min {l_min}");
+        }
+    }
+    assert_eq!(settings(Kind::Constant, 1, 4, 0, 8).problems(), [Error::Zero { key: "l_max" }]);
+}
+
+#[test]
 fn all_problems_of_a_schedule_are_found_at_once() {
     let good = settings(Kind::Cosine, 3, 24, 448, 192);
     assert_eq!(good.problems(), []);

@@ -15,6 +15,12 @@ pub fn grade_all(rows: &[GradeRow<'_>], policy: &Policy) -> Vec<Verdict> {
     guarded(rows, |&(kind, gold, response)| grade(kind, gold, response, policy))
 }
 
+/// The same, where each row's answer is looked for in its own way.
+#[must_use]
+pub fn grade_each(rows: &[(GradeRow<'_>, Policy)]) -> Vec<Verdict> {
+    guarded(rows, |&((kind, gold, response), ref policy)| grade(kind, gold, response, policy))
+}
+
 fn guarded<T: Sync>(rows: &[T], judge: impl Fn(&T) -> Verdict + Sync) -> Vec<Verdict> {
     // A verifier has no state that a failure could leave half-changed.
     let judge = |row: &T| catch_unwind(AssertUnwindSafe(|| judge(row)));

@@ -32,6 +32,23 @@ impl Policy {
     /// # Errors
     /// When the name is not one, a file is missing or torn, or the model is not one this program runs.
     pub fn load(name: &str, dtype: Dtype, device: &Device) -> Result<Self> {
+        Self::open(name, device, |_, _| Ok(compute_type(dtype)))
+    }
+
+    /// The same on the CPU, to be written in `dtype` with its adapters merged in. The sum of weights and adapters is f32 and
+    /// rounded when it is written; weights that loading would round already are loaded in f32.
+    ///
+    /// # Errors
+    /// As [`Policy::load`].
+    pub fn to_merge(name: &str, dtype: Dtype) -> Result<Self> {
+        Self::open(name, &Device::Cpu, |files, adapted| {
+            let dtype = compute_type(dtype);
+            Ok(if adapted && !weights::are_in(files, dtype)? { DType::F32 } else { dtype })
+        })
+    }
+
+    /// `dtype` says what the weights of these files are loaded in, which adapters are added to or not.
+    fn open(name: &str, device: &Device, dtype: impl Fn(&Files, bool) -> Result<DType>) -> Result<Self> {
         let source: Source = name.parse().map_err(|e: model::Error| UsageError::new(e.to_string()))?;
         let (saved, of) = match &source {
             Source::Folder(folder) if lora::is_adapter(folder) => {
@@ -43,7 +60,7 @@ impl Policy {
         };
         let files = Files::open(&of).with_context(|| format!("cannot open model {of}"))?;
         let text = Text::new(&files)?;
-        let model = weights::load(&files, compute_type(dtype), device)?;
+        let model = weights::load(&files, dtype(&files, saved.is_some())?, device)?;
         let model = match saved {
             Some(saved) => model.with_saved_adapters(saved).with_context(|| source.to_string())?,
             None => model,

@@ -9,7 +9,8 @@ use sampler::{Engine, Limits, Local, Sampling};
 use schedule::{Decay, LearningRate};
 use std::path::Path;
 
-use crate::commands::note;
+use crate::checkpoint;
+use crate::commands::{UsageError, note};
 use crate::config::{EMBEDDED_ARCHITECTURE, SftConfig};
 use crate::data::countdown::{self, Split};
 use crate::data::rng::Rng;
@@ -23,20 +24,29 @@ use crate::update::{self, Sequence};
 /// Tokens of one micro-batch: small enough to stay near the cache, large enough for the products.
 const MICRO_BATCH_TOKENS: usize = 2048;
 
-/// Trains a policy from random weights and writes it in Hugging Face layout.
+/// Problems in a row whose prompts leave no room for a response: as many are no accident.
+const HOPELESS: usize = 1000;
+/// The settings that a policy was made with, in its folder.
+const SETTINGS_FILE: &str = "sft.toml";
+
+/// Trains a policy from random weights and writes it to the folder `out` in Hugging Face layout, beside its settings.
 ///
 /// # Errors
 /// When a setting, the device or the output folder is unusable.
-pub fn run(config: SftConfig) -> Result<()> {
+pub fn run(config: &SftConfig, out: &Path) -> Result<()> {
     let device = open_device(config.run.device)?;
     let files = architecture(&config.model.path)?;
     let text = Text::new(&files)?;
     let shape = Shape::parse(&files.config, &files.path("config.json"))?;
     let model = init::random(shape, config.model.init_std, config.run.seed, DType::F32, &device)?;
-    train(&config, &model, &text)?;
-    let out = config.run.out.clone().map_or_else(|| crate::run::folder_by_time("sft"), Ok)?;
-    weights::save_folder(&model, &files, &out, DType::BF16)?;
-    let row = measure(&config, &out, &text)?;
+    let mut traces = Traces { config, text: &text, problem: 0 };
+    let first = traces.batch()?;
+    // That nothing can be written, or that there are no traces, is found out before hours are spent.
+    begin(out)?;
+    train(&mut traces, first, &model)?;
+    weights::save_folder(&model, &files, out, DType::BF16)?;
+    checkpoint::write_whole(&out.join(SETTINGS_FILE), config.to_toml().as_bytes())?;
+    let row = measure(config, out, &text)?;
     note(&format!(
         "{} problems, at most {} tokens: {:.1}{}% right, {:.0}{} tokens, {:.1}% cut off, {:.1} \"wait\" each",
         row.problems,
@@ -59,9 +69,19 @@ fn architecture(path: &str) -> Result<Files> {
     Files::open(&Source::Folder(path.into())).with_context(|| format!("model.path = {path}"))
 }
 
-fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
-    let train = &config.train;
-    let steps = train.tokens.div_ceil(train.batch_tokens);
+/// Makes the folder and tries it with a file that goes again: an interrupted warm start leaves it empty, and can be
+/// repeated.
+fn begin(out: &Path) -> Result<()> {
+    let file = out.join(SETTINGS_FILE);
+    let tried = std::fs::create_dir_all(out)
+        .and_then(|()| std::fs::write(&file, ""))
+        .and_then(|()| std::fs::remove_file(&file));
+    Ok(tried.map_err(|error| UsageError::new(format!("{}: cannot write: {error}", out.display())))?)
+}
+
+fn train(traces: &mut Traces, first: Vec<Sequence>, model: &Qwen2) -> Result<()> {
+    let train = &traces.config.train;
+    let steps = train.updates();
     // A cosine that ends at a share of the peak is a cosine to zero on top of a constant.
     let part = |share: f64| LearningRate::new(train.learning_rate * share, train.warmup_steps);
     let floor = part(train.final_share)?;
@@ -77,9 +97,9 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
     let mut optimizer = AdamW::new(model.variables(), settings)?;
     let mut gradients = Gradients::new(model.variables())?;
     let bar = progress(steps)?;
-    let mut problem = 0;
+    let mut first = Some(first);
     for step in 0..steps {
-        let batch = batch(config, text, &mut problem)?;
+        let batch = first.take().map_or_else(|| traces.batch(), Ok)?;
         let scored: usize = batch.iter().map(Sequence::response_len).sum();
         let lengths: Vec<usize> = batch.iter().map(|s| s.tokens.len()).collect();
         let cuts = update::micro_batches(&lengths, MICRO_BATCH_TOKENS);
@@ -102,31 +122,53 @@ fn train(config: &SftConfig, model: &Qwen2, text: &Text) -> Result<()> {
     Ok(())
 }
 
-/// The next traces, cut at `max_length`, until `batch_tokens` are full. `problem` counts the problems used.
-fn batch(config: &SftConfig, text: &Text, problem: &mut u64) -> Result<Vec<Sequence>> {
-    let (mut sequences, mut tokens) = (Vec::new(), 0);
-    while tokens < config.train.batch_tokens {
-        let sequence = trace(config, text, *problem)?;
-        *problem += 1;
-        tokens += sequence.tokens.len();
-        sequences.push(sequence);
-    }
-    Ok(sequences)
-}
-
 /// The stream of traces, apart from that of problems.
 const TRACES: u64 = 0x7472_6163;
 
-fn trace(config: &SftConfig, text: &Text, index: u64) -> Result<Sequence> {
-    let problem = countdown::problem(config.run.seed, index, Split::Train);
-    let mut rng = Rng::keyed(&[config.run.seed, TRACES, index]);
-    let response = traces::trace(&problem, &config.data.traces, &mut rng);
-    let mut tokens = text.prompt(&problem.prompt())?;
-    let prompt = tokens.len();
-    tokens.extend(text.encode(&response)?);
-    tokens.extend(text.stop_tokens().first());
-    tokens.truncate(config.train.max_length);
-    Ok(Sequence { tokens, prompt })
+/// The traces that are trained on, one after the other.
+struct Traces<'a> {
+    config: &'a SftConfig,
+    text: &'a Text,
+    /// The next problem.
+    problem: u64,
+}
+
+impl Traces<'_> {
+    /// The next traces, cut at `max_length`, until `batch_tokens` are full. A problem whose prompt leaves no room for a
+    /// response has nothing to imitate and is left out.
+    fn batch(&mut self) -> Result<Vec<Sequence>> {
+        let train = &self.config.train;
+        let (mut sequences, mut tokens, mut left_out) = (Vec::new(), 0, 0);
+        while tokens < train.batch_tokens {
+            match self.next()? {
+                Some(sequence) => {
+                    tokens += sequence.tokens.len();
+                    sequences.push(sequence);
+                    left_out = 0;
+                }
+                None => left_out += 1,
+            }
+            if left_out == HOPELESS {
+                let problem = "prompts alone are as long, which leaves nothing of a response; raise it";
+                return Err(UsageError::new(format!("train.max_length = {}: {problem}", train.max_length)).into());
+            }
+        }
+        Ok(sequences)
+    }
+
+    fn next(&mut self) -> Result<Option<Sequence>> {
+        let Self { config, text, problem: index } = *self;
+        self.problem += 1;
+        let problem = countdown::problem(config.run.seed, index, Split::Train);
+        let mut rng = Rng::keyed(&[config.run.seed, TRACES, index]);
+        let response = traces::trace(&problem, &config.data.traces, &mut rng);
+        let mut tokens = text.prompt(&problem.prompt())?;
+        let prompt = tokens.len();
+        tokens.extend(text.encode(&response)?);
+        tokens.extend(text.stop_tokens().first());
+        tokens.truncate(config.train.max_length);
+        Ok((tokens.len() > prompt).then_some(Sequence { tokens, prompt }))
+    }
 }
 
 /// Held-out figures of the policy as written, in bf16: what the user of the folder gets.

@@ -197,6 +197,8 @@ impl<'a> Client<'a> {
             }
             ureq::Error::Timeout(ureq::Timeout::PerRead) => self.silence(),
             ureq::Error::Timeout(_) => Failure::Broken(format!("no answer within {} s", wait.answer.as_secs_f64())),
+            // A name that is not found, a network that is not there: only some errors need a connection to break.
+            ureq::Error::Io(e) if !is_of_a_connection(&e) => Failure::Unreachable(e.to_string()),
             ureq::Error::Io(e) => self.io_failure(&e),
             ureq::Error::HostNotFound => Failure::Unreachable("its name is not known here".into()),
             ureq::Error::ConnectionFailed => Failure::Unreachable("no connection".into()),
@@ -225,6 +227,26 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Whether an error of a request can only come once there was a connection.
+fn is_of_a_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof, WouldBlock,
+        WriteZero,
+    };
+    let kinds = [
+        BrokenPipe,
+        ConnectionAborted,
+        ConnectionReset,
+        InvalidData,
+        NotConnected,
+        TimedOut,
+        UnexpectedEof,
+        WouldBlock,
+        WriteZero,
+    ];
+    kinds.contains(&error.kind()) || is_timeout(error)
+}
+
 /// Whether the client's own limit ended a read.
 fn is_timeout(error: &io::Error) -> bool {
     error.get_ref().and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, ureq::Error::Timeout(_)))
@@ -241,5 +263,30 @@ pub(super) fn read_some(body: &mut BodyReader<'static>, buffer: &mut [u8]) -> io
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_was_connected_did_not_break() {
+        let hub = Hub {
+            endpoint: "http://127.0.0.1:1".into(),
+            cache: "none".into(),
+            token: None,
+            offline: false,
+            progress: false,
+            patience: Patience::default(),
+        };
+        let client = Client::new(&hub);
+        // As the system says that a name is unknown: an error of no kind of its own.
+        let unknown = || io::Error::other("failed to lookup address information: Name or service not known");
+        let failure = client.failure(ureq::Error::Io(unknown()));
+        assert!(matches!(&failure, Failure::Unreachable(why) if why.contains("Name or service")), "{failure:?}");
+        assert!(!failure.may_pass() && failure.is_outage());
+        let failure = client.failure(ureq::Error::Io(io::ErrorKind::ConnectionReset.into()));
+        assert!(matches!(&failure, Failure::Broken(why) if why.contains("broke")) && failure.may_pass(), "{failure:?}");
     }
 }

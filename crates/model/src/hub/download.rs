@@ -34,7 +34,7 @@ pub(super) fn fetch(client: &Client, repo: &RepoCache, wanted: &Wanted) -> Resul
     if blob.is_file() {
         return Ok(blob); // Another process brought it meanwhile.
     }
-    let part = Part { path: blob.with_file_name(format!("{}.part", file_name(&blob))) };
+    let part = part_of(&blob);
     let mut resumed = part.length()? > 0;
     loop {
         resumed |= receive(client, wanted, &part)?;
@@ -52,6 +52,12 @@ pub(super) fn fetch(client: &Client, repo: &RepoCache, wanted: &Wanted) -> Resul
     }
     part.finish(&blob)?;
     Ok(blob)
+}
+
+/// Whether part of a file, or all of it, is in the cache.
+pub(super) fn has_begun(repo: &RepoCache, found: &Found) -> bool {
+    let blob = repo.blob(&found.etag);
+    blob.is_file() || part_of(&blob).length().is_ok_and(|length| length > 0)
 }
 
 /// Receives until the part is as long as the file. Returns whether more than one answer is in it.
@@ -110,6 +116,10 @@ fn receive_once(client: &Client, wanted: &Wanted, part: &Part, bar: &mut Bar) ->
 /// A file that is not whole yet.
 struct Part {
     path: PathBuf,
+}
+
+fn part_of(blob: &Path) -> Part {
+    Part { path: blob.with_file_name(format!("{}.part", file_name(blob))) }
 }
 
 impl Part {

@@ -8,7 +8,7 @@ use super::settings::Hub;
 use crate::error::{Error, Result};
 use crate::files::{self, shard_names};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A model that is being fetched.
 pub(super) struct Session<'a> {
@@ -22,6 +22,8 @@ pub(super) struct Session<'a> {
     client: Option<Client<'a>>,
     /// The commit that every file is of; on the network, known from the first answer on.
     commit: Option<String>,
+    /// Whether something was downloaded, which a later try goes on from.
+    begun: bool,
 }
 
 /// Why a file cannot be had.
@@ -47,7 +49,7 @@ impl<'a> Session<'a> {
         let commit =
             if hub.offline { repo.commit(revision) } else { Some(revision.to_string()).filter(|r| is_commit(r)) };
         let client = (!hub.offline).then(|| Client::new(hub));
-        Ok(Self { hub, name, id: id.into(), revision: revision.into(), repo, client, commit })
+        Ok(Self { hub, name, id: id.into(), revision: revision.into(), repo, client, commit, begun: false })
     }
 
     /// Brings `config.json`, or finds it in the cache.
@@ -136,13 +138,21 @@ impl<'a> Session<'a> {
         }
         let label = format!("{} {file}", self.id);
         let wanted = Wanted { url: &url, found: &found, label: &label, show: self.hub.progress };
-        let blob = download::fetch(client, &self.repo, &wanted).map_err(failed)?;
+        let blob = download::fetch(client, &self.repo, &wanted);
+        self.begun |= download::has_begun(&self.repo, &found);
+        let blob = blob.map_err(failed)?;
         self.repo.link(&found.commit, file, &blob).map(Some).map_err(|error| local(file, error))
     }
 
     /// What went wrong and what to do, in one line without a secret.
     fn explain(&self, trouble: Trouble) -> Error {
-        let (name, at) = (&self.name, &self.hub.endpoint);
+        let at = &self.hub.endpoint;
+        // `runs/nope` is a legal id, and where there is a folder `runs` more likely the name of a folder in it.
+        let meant = Path::new(&self.id).parent().is_some_and(|above| !above.as_os_str().is_empty() && above.is_dir());
+        let name = match meant {
+            true => format!("{}: there is no folder {} here, so it was looked for on the Hub", self.name, self.id),
+            false => self.name.clone(),
+        };
         let (file, failure) = match trouble {
             Trouble::Failed { failure: Failure::Local(error), .. } => return error,
             Trouble::Failed { file, failure } => (file, failure),
@@ -167,11 +177,15 @@ impl<'a> Session<'a> {
             Failure::Status { code: code @ (401 | 403), .. } => self.refused(code),
             Failure::Status { code, .. } => format!("the Hub answers with status {code}; try again later"),
             Failure::Unreachable(why) => {
-                let advice = "connect, set HF_ENDPOINT to a mirror, or give a folder with the model";
+                let advice = "give a folder with the model, set HF_ENDPOINT to a Hub that can be reached, or \
+                              HF_HUB_OFFLINE=1 to look in the cache alone";
                 format!("the Hub cannot be reached ({why}); {advice}")
             }
             Failure::Broken(why) => {
-                format!("{why}, {} times in a row; run again to go on from there", self.hub.patience.tries)
+                let tries = self.hub.patience.tries;
+                let often = if tries > 1 { format!(", {tries} times in a row") } else { String::new() };
+                let advice = if self.begun { "run again to go on from there" } else { "run again" };
+                format!("{why}{often}; {advice}")
             }
             Failure::Odd(why) => format!("the Hub's answer cannot be used: {why}"),
             Failure::Corrupt(why) => format!("the file that came is not whole: {why}; it is thrown away, run again"),

@@ -61,22 +61,6 @@ pub fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b) + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
-/// `sum_i f(x_i, y_i)`.
-#[inline(always)]
-pub fn sum_by2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let y = &y[..x.len()];
-    let mut lanes = [0.0f32; LANES];
-    let xs = x.chunks_exact(LANES);
-    let ys = y.chunks_exact(LANES);
-    let rest = xs.remainder().iter().zip(ys.remainder());
-    for (a, b) in xs.zip(ys) {
-        for i in 0..LANES {
-            lanes[i] += f(a[i], b[i]);
-        }
-    }
-    fold(lanes, |a, b| a + b) + rest.map(|(&a, &b)| f(a, b)).sum::<f32>()
-}
-
 /// The dot product.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -234,7 +218,6 @@ mod tests {
             let y: Vec<f32> = (0..n).map(|i| (i as f32 * 0.3).cos()).collect();
             let want: f32 = x.iter().zip(&y).map(|(a, b)| a * b).sum();
             assert!((vectorized!(dot(&x, &y)) - want).abs() < 1e-5);
-            assert!((vectorized!(sum_by2(&x, &y, |a, b| a * b)) - want).abs() < 1e-5);
             let sum: f32 = x.iter().sum();
             assert!((vectorized!(sum_by(&x, |a| a)) - sum).abs() < 1e-5);
             let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);

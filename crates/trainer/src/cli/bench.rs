@@ -16,7 +16,7 @@ pub struct BenchArgs {
     /// shape that a config.json describes
     #[arg(long, value_name = "MODEL")]
     pub model: String,
-    /// Responses, all at once unless --rows says otherwise
+    /// Responses; how many at once is said at --rows
     #[arg(long, value_name = "B", default_value = "32", value_parser = count, allow_negative_numbers = true)]
     pub batch: usize,
     /// Tokens of each prompt
@@ -28,7 +28,8 @@ pub struct BenchArgs {
     /// Tokens of each response one by one: `lognormal:MEDIAN:SIGMA`, which has a long tail, or a file with a number a line
     #[arg(long, value_name = "SHAPE|FILE")]
     pub lengths: Option<String>,
-    /// Of rollouts: rows decoded at once; as many as responses when absent
+    /// Of rollouts: rows decoded at once; as many as responses when absent. On the CPU a small model has 16 a thread at most;
+    /// `rows` of the figures are those that were used
     #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
     pub rows: Option<usize>,
     /// Of rollouts: so many responses behind each other have the same prompt

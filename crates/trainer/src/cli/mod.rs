@@ -18,7 +18,11 @@ use crate::config::{DeviceChoice, Dtype, Overrides};
 /// What `--model` takes, for every command.
 const MODEL_HELP: &str = "`embedded`, a folder in Hugging Face layout, or a Hub id org/name[@revision]";
 /// What `--data` takes where problems are meant.
-const DATA_HELP: &str = "`countdown`, a .jsonl or .parquet file, or a Hub data set org/name[:split]";
+const DATA_HELP: &str = if cfg!(feature = "parquet") {
+    "`countdown`, or a .jsonl or .parquet file; a data set on the Hub has to be downloaded first"
+} else {
+    "`countdown`, or a .jsonl file (.parquet in a build with `--features parquet`); a data set on the Hub has to be downloaded first"
+};
 
 /// Trains reasoning language models by GRPO while their response budget breathes in and out (SIRI).
 ///
@@ -26,7 +30,13 @@ const DATA_HELP: &str = "`countdown`, a .jsonl or .parquet file, or a Hub data s
 /// Results go to stdout, progress to stderr.
 /// Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after a checkpoint.
 #[derive(Debug, Parser)]
-#[command(name = "trainer", version, args_conflicts_with_subcommands = true, verbatim_doc_comment)]
+#[command(
+    name = "trainer",
+    bin_name = "trainer",
+    version,
+    args_conflicts_with_subcommands = true,
+    verbatim_doc_comment
+)]
 pub struct Cli {
     /// What to do; training when absent.
     #[command(subcommand)]
@@ -50,7 +60,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure a policy: avg@k, pass@k and tokens with their standard errors, as JSON
     Eval(EvalArgs),
-    /// Stream responses as text
+    /// Stream a response to a prompt as text, or print one to each problem of a data set as JSONL
     Generate(GenerateArgs),
     /// Log-probs of given responses: JSONL in, JSONL out
     Score(ScoreArgs),
@@ -142,8 +152,8 @@ pub struct ScoreArgs {
 /// `trainer grade`.
 #[derive(Clone, Debug, Args)]
 pub struct GradeArgs {
-    /// JSONL rows {"gold":"..","response":".."}, optionally with "verifier"; rows {"correct":bool,"answer":string|null}
-    /// come out in the same order
+    /// JSONL rows {"gold":"..","response":".."}, optionally with "verifier", and with "prompt_opens_thought":true where the
+    /// prompt ended with <think>; rows {"correct":bool,"answer":string|null} come out in the same order
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Who judges rows that name no verifier

@@ -69,10 +69,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     #[allow(missing_docs, reason = "clap would take a doc comment for the help, which is shared")]
     pub model: String,
-    /// What the user says, such as `Make 19 from 3, 7, 12.`
+    /// Stream the response as text: what the user says, such as `Make 19 from 3, 7, 12.`
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    #[arg(long, value_name = "DATA", help = DATA_HELP)]
+    #[arg(long, value_name = "DATA", help = format!("Print a JSONL row a problem, which `grade` reads: {DATA_HELP}"))]
     #[allow(missing_docs, reason = "clap would take a doc comment for the help, which is shared")]
     pub data: Option<String>,
     /// With --data: the first so many problems; all when absent

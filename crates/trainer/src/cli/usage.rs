@@ -13,8 +13,9 @@ pub fn one_line(error: &clap::Error) -> String {
     let mut message = String::new();
     let mut command = String::from("trainer");
     for line in report.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if let Some(usage) = line.strip_prefix("Usage: trainer ") {
-            let name = usage.split(' ').next().unwrap_or_default();
+        if let Some(usage) = line.strip_prefix("Usage:") {
+            // `Usage: trainer eval --model ..`, whatever the program's file is called: `Cli` has its name.
+            let name = usage.split_whitespace().nth(1).unwrap_or_default();
             if Cli::command().find_subcommand(name).is_some() {
                 command = format!("trainer {name}");
             }
@@ -41,7 +42,11 @@ mod tests {
     use crate::cli::Command;
 
     fn parse(arguments: &[&str]) -> Result<Command, String> {
-        let arguments = std::iter::once("trainer").chain(arguments.iter().copied());
+        parse_as("trainer", arguments)
+    }
+
+    fn parse_as(program: &str, arguments: &[&str]) -> Result<Command, String> {
+        let arguments = std::iter::once(program).chain(arguments.iter().copied());
         Cli::try_parse_from(arguments).map(Cli::into_command).map_err(|error| one_line(&error))
     }
 
@@ -79,5 +84,18 @@ mod tests {
             assert_eq!(message.lines().count(), 1, "{message}");
             assert!(message.contains(expected), "{line:?}: {message}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_the_same_whatever_the_programs_file_is_called() {
+        for line in [&["frob"][..], &["--cylces", "3"], &["eval", "--model", "m"], &["--cycles", "1", "schedule"]] {
+            let message = parse(line).unwrap_err();
+            assert!(!message.contains("Usage"), "{message}");
+            for program in ["trainer_z", "/opt/my tools/trainer 2", "eval"] {
+                assert_eq!(parse_as(program, line).unwrap_err(), message, "{program}");
+            }
+        }
+        let message = parse_as("trainer_z", &["eval", "--model", "m"]).unwrap_err();
+        assert!(message.ends_with("(see `trainer eval --help`)"), "{message}");
     }
 }

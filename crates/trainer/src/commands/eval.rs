@@ -60,6 +60,8 @@ struct Row<'a> {
     prompt: &'a str,
     gold: &'a str,
     verifier: &'static str,
+    /// As in the rows of `trainer generate`, for `trainer grade`.
+    prompt_opens_thought: bool,
     response: &'a str,
     tokens: usize,
     finish: &'static str,
@@ -104,7 +106,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         policy.source
     );
     if let (Some(mut out), Some(path)) = (out, &args.out) {
-        write_rows(&mut out, &problems, &samples, args.samples)
+        write_rows(&mut out, &problems, &samples, &settings)
             .with_context(|| format!("--out {}: cannot write", path.display()))?;
     }
     let figures = figures(args, policy.source.to_string(), &problems, &samples, Spent { max_tokens, seconds });
@@ -197,15 +199,16 @@ fn votes(kind: VerifierKind, samples: &[Sample]) -> Vec<(Option<&str>, bool)> {
         .collect()
 }
 
-fn write_rows(out: &mut impl Write, problems: &[Problem], samples: &[Sample], each: usize) -> Result<()> {
+fn write_rows(out: &mut impl Write, problems: &[Problem], samples: &[Sample], settings: &Settings) -> Result<()> {
     for (i, sample) in samples.iter().enumerate() {
         let problem = &problems[sample.problem];
         let row = Row {
             problem: sample.problem,
-            sample: i % each,
+            sample: i % settings.samples,
             prompt: &problem.prompt,
             gold: &problem.answer,
             verifier: problem.verifier.name(),
+            prompt_opens_thought: settings.extraction.prompt_opens_thought,
             response: &sample.response,
             tokens: sample.rollout.tokens.len(),
             finish: sample.rollout.finish.name(),

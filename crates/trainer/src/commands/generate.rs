@@ -24,6 +24,8 @@ struct Row<'a> {
     tokens: usize,
     gold: &'a str,
     verifier: &'static str,
+    /// The prompt ended with `<think>`: a response without `</think>` is a thought that has not ended.
+    prompt_opens_thought: bool,
 }
 
 /// Streams responses.
@@ -61,7 +63,7 @@ fn one(args: &GenerateArgs, message: &str) -> Result<()> {
 fn all(args: &GenerateArgs, policy: &Policy, problems: &[Problem]) -> Result<()> {
     let prompts = problems.iter().map(|problem| Ok(policy.text.prompt(&problem.prompt)?));
     let prompts = prompts.collect::<Result<Vec<_>>>()?;
-    let mut rows = Rows::new(&policy.text, problems);
+    let mut rows = Rows::new(&policy.text, problems)?;
     let mut progress = Progress::new(problems.len())?;
     sample(args, policy, &prompts, &mut |sampled| {
         progress.saw(sampled);
@@ -111,11 +113,13 @@ struct Rows<'a> {
     responses: Vec<(Vec<u32>, Option<Finish>)>,
     /// Rows that are out.
     printed: usize,
+    prompt_opens_thought: bool,
 }
 
 impl<'a> Rows<'a> {
-    fn new(text: &'a Text, problems: &'a [Problem]) -> Self {
-        Self { text, problems, responses: vec![(Vec::new(), None); problems.len()], printed: 0 }
+    fn new(text: &'a Text, problems: &'a [Problem]) -> Result<Self> {
+        let responses = vec![(Vec::new(), None); problems.len()];
+        Ok(Self { text, problems, responses, printed: 0, prompt_opens_thought: text.opens_thought()? })
     }
 
     fn push(&mut self, sampled: Sampled) -> Result<()> {
@@ -131,6 +135,7 @@ impl<'a> Rows<'a> {
                 tokens: tokens.len(),
                 gold: &problem.answer,
                 verifier: problem.verifier.name(),
+                prompt_opens_thought: self.prompt_opens_thought,
             };
             print(&format!("{}\n", serde_json::to_string(&row)?))?;
             self.printed += 1;

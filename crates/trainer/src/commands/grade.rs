@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use reward::{Fallback, Policy, Reason, Verdict, VerifierKind};
+use reward::{Fallback, GradeRow, Policy, Reason, Verdict, VerifierKind};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{GradeArgs, VerifierChoice};
@@ -21,6 +21,9 @@ struct Row {
     gold: String,
     response: String,
     verifier: Option<String>,
+    /// The prompt ended with `<think>`, as `trainer generate` says of its rows.
+    #[serde(default)]
+    prompt_opens_thought: bool,
 }
 
 /// A row of the output.
@@ -43,7 +46,6 @@ pub(super) fn run(args: &GradeArgs) -> anyhow::Result<()> {
     let file = File::open(path)
         .map_err(|error| UsageError::new(format!("{}: cannot read these rows: {error}", path.display())))?;
     let fallback = if args.fallback { Fallback::Standard } else { Fallback::None };
-    let policy = Policy { fallback, ..Policy::default() };
     let default = match args.verifier {
         VerifierChoice::Math => VerifierKind::Math,
         VerifierChoice::Countdown => VerifierKind::Countdown,
@@ -59,11 +61,11 @@ pub(super) fn run(args: &GradeArgs) -> anyhow::Result<()> {
         let (kind, row) = parse(&text, default).map_err(|problem| bad_row(path, line, &problem))?;
         jobs.push(Job { line, kind, row });
         if jobs.len() == CHUNK {
-            grade(path, &jobs, &policy)?;
+            grade(path, &jobs, fallback)?;
             jobs.clear();
         }
     }
-    grade(path, &jobs, &policy)
+    grade(path, &jobs, fallback)
 }
 
 fn bad_row(path: &Path, line: usize, problem: &str) -> UsageError {
@@ -83,10 +85,13 @@ fn parse(text: &str, default: VerifierKind) -> Result<(VerifierKind, Row), Strin
     Ok((kind, row))
 }
 
-fn grade(path: &Path, jobs: &[Job], policy: &Policy) -> anyhow::Result<()> {
-    let rows: Vec<reward::GradeRow<'_>> =
-        jobs.iter().map(|job| (job.kind, job.row.gold.as_str(), job.row.response.as_str())).collect();
-    let verdicts = crate::grading::grade_all(&rows, policy);
+fn grade(path: &Path, jobs: &[Job], fallback: Fallback) -> anyhow::Result<()> {
+    let policy = |row: &Row| Policy { fallback, prompt_opens_thought: row.prompt_opens_thought };
+    let rows: Vec<(GradeRow<'_>, Policy)> = jobs
+        .iter()
+        .map(|Job { kind, row, .. }| ((*kind, row.gold.as_str(), row.response.as_str()), policy(row)))
+        .collect();
+    let verdicts = crate::grading::grade_each(&rows);
     let mut out = String::new();
     for (job, verdict) in jobs.iter().zip(&verdicts) {
         warn_of_gold(path, job.line, verdict);

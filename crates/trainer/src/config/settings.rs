@@ -175,7 +175,8 @@ impl Reference {
     }
 }
 
-/// `[data]`: the problems. Each is `countdown`, a `.jsonl` or `.parquet` file, or a Hub data set `org/name[:split]`.
+/// `[data]`: the problems. Each is `countdown` or a `.jsonl` file, or a `.parquet` file in a build with the feature
+/// `parquet`; data sets on the Hub have to be downloaded first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Data {
     /// The problems to train on.
@@ -197,9 +198,9 @@ pub struct Schedule {
     pub cycles: usize,
     /// Steps a cycle, at least 1.
     pub cycle_steps: usize,
-    /// The largest budget in tokens.
+    /// The largest budget in tokens, at least 1. `staged` does not read it.
     pub l_max: usize,
-    /// The smallest budget in tokens, 1 to `l_max`.
+    /// The smallest budget in tokens, 1 to `l_max`. `constant` and `staged` do not read it.
     pub l_min: usize,
     /// For `staged`: `[step, budget]` pairs, each budget holding from its step on; the first step is 0. Empty for
     /// every other kind.

@@ -56,11 +56,11 @@ pub struct SftTrain {
     pub tokens: usize,
     /// Tokens an update, at least `max_length`.
     pub batch_tokens: usize,
-    /// Traces longer than this many tokens, prompt included, are cut.
+    /// Traces longer than this many tokens, prompt included, are cut; a problem whose prompt is as long is left out.
     pub max_length: usize,
     /// The step size after warm-up, above 0.
     pub learning_rate: f64,
-    /// Updates over which the step size rises linearly; 0 is none.
+    /// Updates over which the step size rises linearly, fewer than there are; 0 is none.
     pub warmup_steps: usize,
     /// The share of `learning_rate`, 0 to 1, that the step size falls to by the last update.
     pub final_share: f64,
@@ -74,6 +74,13 @@ pub struct SftTrain {
     pub epsilon: f64,
     /// The gradient is scaled down to this norm, above 0.
     pub max_grad_norm: f64,
+}
+
+impl SftTrain {
+    /// Updates in all.
+    pub fn updates(&self) -> usize {
+        self.tokens.div_ceil(self.batch_tokens.max(1))
+    }
 }
 
 /// `[evaluate]` of a warm start: held-out problems after the last update.

@@ -295,6 +295,7 @@ fn keys_that_contradict_each_other_are_refused() {
     }
     assert!(resolve(&["reference.kl_beta=0.1", "reference.track=1"]).is_ok());
     assert!(resolve(&["optimizer.warmup_steps=84", "optimizer.decay=constant"]).is_ok());
+    assert!(resolve(&["schedule.kind=constant", "schedule.l_max=100"]).is_ok(), "a constant budget reads no l_min");
 }
 
 #[test]
@@ -314,6 +315,9 @@ fn warm_start_settings_are_checked_too() {
         ("data.traces.after_success=[3, 1]", "data.traces.after_success = [3, 1]: the first number"),
         ("train.batch_tokens=10", "train.batch_tokens = 10: an update of 10 tokens"),
         ("train.tokens=10", "train.tokens = 10: 10 tokens do not fill"),
+        ("train.tokens=100000", "train.tokens = 100000: a warm-up of 40 updates leaves none of the 13"),
+        ("train.warmup_steps=1465", "train.warmup_steps = 1465: a warm-up of 1465 updates leaves none of the 1465"),
+        ("train.max_length=0", "train.max_length = 0: must be at least 1"),
         ("model.init_std=0", "model.init_std = 0: must be a finite number above 0"),
         ("data.kind=sums", "data.kind = \"sums\": must be one of countdown"),
     ] {

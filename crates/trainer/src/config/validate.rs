@@ -213,6 +213,17 @@ impl SftConfig {
         found.add(not_absurd(train.max_length, &["train.max_length"]));
         found.add(above_zero(train.learning_rate, &["train.learning_rate"]));
         found.add(not_absurd(train.warmup_steps, &["train.warmup_steps"]));
+        let unsound = found.names("train.max_length");
+        found.add(require(
+            unsound || train.warmup_steps < train.updates(),
+            &["train.tokens", "train.batch_tokens", "train.warmup_steps"],
+            format!(
+                "a warm-up of {} updates leaves none of the {} for the rate to fall; lower train.warmup_steps or raise \
+                 train.tokens",
+                train.warmup_steps,
+                train.updates()
+            ),
+        ));
         found.add(share(train.final_share, &["train.final_share"]));
         found.add(zero_or_more(train.weight_decay, &["train.weight_decay"]));
         found.add(decay(train.beta1, &["train.beta1"]));

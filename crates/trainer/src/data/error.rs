@@ -12,7 +12,7 @@ use thiserror::Error;
 pub enum DataError {
     /// The setting or flag names no data set.
     #[error(
-        "data `{0}`: use `countdown`, a .jsonl or .parquet file, or a Hub data set `org/name[:split]`{hint}",
+        "data `{0}`: use `countdown`, a .jsonl file or a .parquet file{hint}",
         hint = .1.map(|hint| format!("; {hint}")).unwrap_or_default()
     )]
     UnknownSource(String, Option<&'static str>),

@@ -96,7 +96,8 @@ mod reader {
             Field::UShort(number) => Value::from(*number),
             Field::UInt(number) => Value::from(*number),
             Field::ULong(number) => Value::from(*number),
-            Field::Float(number) => Value::from(*number),
+            // As it was written: 0.1 in 32 bits, widened, would be 0.10000000149011612.
+            Field::Float(number) => number.to_string().parse::<f64>().map_or(Value::Null, Value::from),
             Field::Double(number) => Value::from(*number),
             Field::Bool(truth) => Value::from(*truth),
             Field::ListInternal(_) => Value::Array(Vec::new()),
@@ -146,6 +147,15 @@ mod reader {
                 let read: Vec<_> = problems.iter().map(|row| (row.prompt.as_str(), row.answer.as_str())).collect();
                 assert_eq!(read, [("40+2?", "42"), ("1+1?", "2")]);
             }
+        }
+
+        #[test]
+        fn numbers_of_32_bits_are_as_short_as_they_were_written() {
+            for (number, text) in [(0.1, "0.1"), (-2.5, "-2.5"), (16_777_216.0, "16777216.0"), (1e-7, "1e-7")] {
+                assert_eq!(value(&Field::Float(number)).to_string(), text);
+            }
+            assert_eq!(value(&Field::Double(0.1)).to_string(), "0.1");
+            assert_eq!(value(&Field::Float(f32::NAN)), Value::Null);
         }
 
         #[test]

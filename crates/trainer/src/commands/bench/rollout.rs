@@ -29,7 +29,7 @@ pub(super) struct Found {
 pub(super) struct Figures {
     /// What products were computed in.
     compute: Compute,
-    /// Rows at once.
+    /// Rows at once: the most that there were, which is fewer than allowed where more would not help or have no room.
     rows: usize,
     /// Samples of each prompt.
     group: usize,
@@ -84,7 +84,7 @@ pub(super) fn run(args: &BenchArgs, model: &Qwen2) -> Result<Found> {
     let (latency, first, admitted) = (times(|t| t.finished), times(|t| t.first_token), times(|t| t.admitted));
     let figures = Figures {
         compute,
-        rows: limits.max_rows,
+        rows: work.rows,
         group: args.group,
         sharing: batching.sharing,
         continuous: batching.continuous,
