@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::bench::{BenchArgs, BenchKind};
 pub use self::responses::{EvalArgs, GenerateArgs, SamplingArgs};
 pub use self::usage::one_line;
-use self::values::whole;
+use self::values::{path, whole};
 use crate::config::{DeviceChoice, Dtype, Overrides};
 
 /// What `--model` takes, for every command.
@@ -104,7 +104,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub cycles: Option<usize>,
     /// The run folder (run.out); runs/ and the time when absent
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path)]
     pub out: Option<PathBuf>,
     /// The seed of everything random (run.seed)
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
@@ -114,7 +114,7 @@ pub struct TrainArgs {
     pub device: Option<DeviceChoice>,
     /// Continue a run from its folder, or from one of its checkpoints, with its own settings; `auto` continues the run of
     /// --out where there is one, and begins it where there is none
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path)]
     pub resume: Option<PathBuf>,
 }
 
@@ -207,7 +207,7 @@ pub struct SftArgs {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
     /// The folder that the policy is written to (run.out); runs/ and the time when absent
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path)]
     pub out: Option<PathBuf>,
     /// The seed of everything random (run.seed)
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]

@@ -1,5 +1,7 @@
 //! How the values of flags are read, each with what it has to be.
 
+use std::path::PathBuf;
+
 use sampler::Compute;
 
 pub(super) fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -32,4 +34,9 @@ pub(super) fn nucleus(text: &str) -> Result<f64, String> {
         Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
         _ => Err("must be above 0 and at most 1".into()),
     }
+}
+
+/// A path that settings can hold: TOML is UTF-8, and so is what clap hands over here.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
 }

@@ -3,14 +3,15 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 
 use reward::{Fallback, GradeRow, Policy, Reason, Verdict, VerifierKind};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{GradeArgs, VerifierChoice};
-use crate::commands::{UsageError, print};
+use crate::commands::{UsageError, note, print};
+use crate::data::next_line;
 
 /// Rows graded at once: enough to keep every core busy, few enough that the first verdicts come soon.
 const CHUNK: usize = 4096;
@@ -52,10 +53,12 @@ pub(super) fn run(args: &GradeArgs) -> anyhow::Result<()> {
         VerifierChoice::Exact => VerifierKind::Exact,
     };
     let mut jobs = Vec::with_capacity(CHUNK);
-    for (index, text) in BufReader::new(file).lines().enumerate() {
-        let line = index + 1;
-        let text = text.map_err(|error| bad_row(path, line, &error.to_string()))?;
-        if text.trim().is_empty() {
+    let (mut reader, mut text) = (BufReader::new(file), Vec::new());
+    for line in 1.. {
+        if !next_line(&mut reader, &mut text).map_err(|error| bad_row(path, line, &error.to_string()))? {
+            break;
+        }
+        if text.trim_ascii().is_empty() {
             continue;
         }
         let (kind, row) = parse(&text, default).map_err(|problem| bad_row(path, line, &problem))?;
@@ -72,8 +75,8 @@ fn bad_row(path: &Path, line: usize, problem: &str) -> UsageError {
     UsageError::new(format!("{}:{line}: {problem}", path.display()))
 }
 
-fn parse(text: &str, default: VerifierKind) -> Result<(VerifierKind, Row), String> {
-    let row: Row = serde_json::from_str(text).map_err(|error| {
+fn parse(text: &[u8], default: VerifierKind) -> Result<(VerifierKind, Row), String> {
+    let row: Row = serde_json::from_slice(text).map_err(|error| {
         // Its line is always 1: the caller knows the file's.
         let problem = error.to_string().replace(" at line 1 column ", " at column ");
         format!("a row must be {{\"gold\":\"..\",\"response\":\"..\"}}: {problem}")
@@ -104,10 +107,8 @@ fn grade(path: &Path, jobs: &[Job], fallback: Fallback) -> anyhow::Result<()> {
 
 /// A gold that cannot be graded against makes every response wrong, which nobody should read as a result.
 fn warn_of_gold(path: &Path, line: usize, verdict: &Verdict) {
-    use std::io::Write;
     if let Reason::BadGold(error) = &verdict.reason {
-        // Not `eprintln!`, which panics when stderr is closed.
-        let _ = writeln!(std::io::stderr(), "warning: {}:{line}: graded as wrong: {error}", path.display());
+        note(&format!("warning: {}:{line}: graded as wrong: {error}", path.display()));
     }
 }
 
@@ -118,9 +119,9 @@ mod tests {
     #[test]
     fn a_row_names_its_verifier_or_takes_the_default() {
         let plain = r#"{"gold":"1","response":"2","id":7}"#;
-        assert_eq!(parse(plain, VerifierKind::Exact).unwrap().0, VerifierKind::Exact);
+        assert_eq!(parse(plain.as_bytes(), VerifierKind::Exact).unwrap().0, VerifierKind::Exact);
         let named = r#"{"gold":"1","response":"2","verifier":"countdown"}"#;
-        assert_eq!(parse(named, VerifierKind::Exact).unwrap().0, VerifierKind::Countdown);
+        assert_eq!(parse(named.as_bytes(), VerifierKind::Exact).unwrap().0, VerifierKind::Countdown);
     }
 
     #[test]
@@ -131,7 +132,7 @@ mod tests {
             (r#"{"gold":"1","response":"","verifier":"maths"}"#, "unknown verifier `maths`"),
             ("[", "a row must be"),
         ] {
-            let message = parse(text, VerifierKind::Math).err().unwrap();
+            let message = parse(text.as_bytes(), VerifierKind::Math).err().unwrap();
             assert!(message.contains(expected), "{message}");
             assert_eq!(message.lines().count(), 1, "{message}");
         }
