@@ -153,7 +153,7 @@ pub struct ScoreArgs {
 #[derive(Clone, Debug, Args)]
 pub struct GradeArgs {
     /// JSONL rows {"gold":"..","response":".."}, optionally with "verifier", and with "prompt_opens_thought":true where the
-    /// prompt ended with <think>; rows {"correct":bool,"answer":string|null} come out in the same order
+    /// prompt ended with `<think>`; rows {"correct":bool,"answer":string|null} come out in the same order
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Who judges rows that name no verifier
